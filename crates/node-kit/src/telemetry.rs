@@ -1,0 +1,90 @@
+//! Logs to stderr and the Prometheus recorder.
+
+use std::io::{self, IsTerminal};
+
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+use tracing_subscriber::EnvFilter;
+
+pub use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::process;
+
+/// Upper bounds of every histogram whose name ends in `_seconds`.
+const SECONDS_BUCKETS: &[f64] = &[
+    0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1,
+    0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
+];
+
+/// Upper bounds of every histogram whose name ends in `_bytes`.
+const BYTES_BUCKETS: &[f64] = &[
+    64.0,
+    256.0,
+    1024.0,
+    4096.0,
+    16384.0,
+    65536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+];
+
+/// Upper bounds of every other histogram: counts.
+const COUNT_BUCKETS: &[f64] =
+    &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
+
+/// Starts logging (level from `RUST_LOG`, `info` by default; without colours unless stderr is a
+/// terminal) and metrics, and logs which process this is. Call once, first in `main`.
+pub fn init(role: &str, name: &str) -> PrometheusHandle {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let started = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .try_init();
+    if let Err(error) = started {
+        tracing::debug!(%error, "logging was started before");
+    }
+    let recorder = builder().build_recorder();
+    let handle = recorder.handle();
+    if metrics::set_global_recorder(recorder).is_err() {
+        tracing::warn!("metrics were started before; this handle stays empty");
+    }
+    process::describe();
+    tracing::info!(
+        role,
+        name,
+        version = env!("CARGO_PKG_VERSION"),
+        pid = std::process::id(),
+        "starting"
+    );
+    handle
+}
+
+fn builder() -> PrometheusBuilder {
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS_BUCKETS)
+        .and_then(|b| b.set_buckets_for_metric(Matcher::Suffix("_bytes".to_owned()), BYTES_BUCKETS))
+        .and_then(|b| b.set_buckets(COUNT_BUCKETS))
+        // Only an empty list is refused, and these are not.
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn histograms_get_buckets_by_unit() {
+        let recorder = builder().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || {
+            metrics::histogram!("holdfast_fsync_seconds").record(0.0004);
+            metrics::histogram!("holdfast_batch_records").record(3.0);
+        });
+        let text = handle.render();
+        assert!(text.contains("holdfast_fsync_seconds_bucket{le=\"0.0005\"} 1"), "{text}");
+        assert!(text.contains("holdfast_batch_records_bucket{le=\"4\"} 1"), "{text}");
+    }
+}
