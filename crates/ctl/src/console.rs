@@ -1,0 +1,42 @@
+//! Lines for a human. A closed pipe on the other side ends no cluster.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+
+/// Prints one line to stdout.
+pub(crate) fn line(text: impl Display) {
+    let mut out = io::stdout().lock();
+    // The reader is gone (`holdfast up | head`): nobody is left to tell.
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// Prints an error to stderr.
+pub(crate) fn error(text: impl Display) {
+    let _ = writeln!(io::stderr().lock(), "holdfast: {text}");
+}
+
+/// Rows in columns as wide as their widest cell.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(String::len).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let format_row = |row: &Vec<String>| {
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("  {}", cells.join("  ").trim_end())
+    };
+    rows.iter().map(format_row).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let rows = [vec!["a".to_owned(), "b".to_owned()], vec!["long".to_owned(), "c".to_owned()]];
+        assert_eq!(table(&rows), "  a     b\n  long  c");
+    }
+}
