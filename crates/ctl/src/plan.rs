@@ -193,39 +193,34 @@ impl Plan {
         Ok(())
     }
 
+    /// What is asked for takes its ports first, then what is remembered; the rest gets free ones.
     fn assign_ports(&mut self, dir: &DataDir) -> Result<(), PlanError> {
         let mut seed = DefaultHasher::new();
         dir.root().hash(&mut seed);
         let mut ports = Ports::new(seed.finish());
+        let pick_mqtt = self.mqtt_port == 0;
         let names = self.names();
-        if self.mqtt_port != 0 {
-            for (offset, _) in (0..).zip(names.iter().filter(|(role, _)| *role == Role::Gateway)) {
-                let port = self.mqtt_port + offset;
-                if !ports.take(port) {
-                    return Err(PlanError::MqttPortTaken(port));
-                }
-            }
+        let mut next_mqtt = self.mqtt_port;
+        for (role, name) in &names {
+            let process = self.ports.entry(name.clone()).or_default();
+            process.mqtt = match role {
+                Role::Gateway if pick_mqtt => Some(process.mqtt.unwrap_or(0)),
+                Role::Gateway if ports.take(next_mqtt) => Some(next_mqtt),
+                Role::Gateway => return Err(PlanError::MqttPortTaken(next_mqtt)),
+                Role::Meta | Role::Storage => None,
+            };
+            next_mqtt += u16::from(*role == Role::Gateway);
         }
-        let mut keep_or_pick = |old: u16| {
-            if old != 0 && ports.take(old) {
-                Ok(old)
-            } else {
-                ports.take_any().ok_or(PlanError::NoPort)
-            }
-        };
-        let mut gateway_offset = 0;
-        for (role, name) in names {
-            let process = self.ports.entry(name).or_default();
-            process.grpc = keep_or_pick(process.grpc)?;
-            process.http = keep_or_pick(process.http)?;
-            if role != Role::Gateway {
-                continue;
-            }
-            process.mqtt = Some(match self.mqtt_port {
-                0 => keep_or_pick(process.mqtt.unwrap_or(0))?,
-                first => first + gateway_offset,
-            });
-            gateway_offset += 1;
+        let in_use =
+            self.ports.iter_mut().filter(|(known, _)| names.iter().any(|(_, name)| name == *known));
+        let mut open: Vec<&mut u16> = Vec::new();
+        for (_, process) in in_use {
+            open.extend([&mut process.grpc, &mut process.http]);
+            open.extend(process.mqtt.as_mut().filter(|_| pick_mqtt));
+        }
+        open.retain_mut(|port| **port == 0 || !ports.take(**port));
+        for port in open {
+            *port = ports.take_any().ok_or(PlanError::NoPort)?;
         }
         Ok(())
     }

@@ -1,0 +1,50 @@
+# Thin: each target is a line or two, the work is in the programs that it calls.
+.PHONY: help run build programs test tools bench fmt deny
+
+VENV := target/clients/venv
+NODE := target/clients/node
+export HOLDFAST_PYTHON := $(CURDIR)/$(VENV)/bin/python
+export HOLDFAST_NODE_PATH := $(CURDIR)/$(NODE)/node_modules
+
+help: ## This list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
+
+run: build ## Build and start a cluster on this machine: 1 meta-service, 3 storage nodes, 2 gateways
+	./target/release/holdfast up $(ARGS)
+
+build: ## Build the programs as they are shipped
+	cargo build --release --bins
+
+programs:
+	@echo "== programs for the end-to-end tests"
+	cargo build --bins
+
+test: tools ## Check format and lints, run all tests, also on real processes with real MQTT clients
+	@echo "== format"
+	cargo fmt --all --check
+	@echo "== lints"
+	cargo clippy --workspace --all-targets -- -D warnings
+	@$(MAKE) --no-print-directory programs
+	@echo "== tests"
+	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace -- --test-threads=2; fi
+
+tools: $(VENV)/done $(NODE)/done
+	@command -v mosquitto_sub >/dev/null || { echo "== installing mosquitto-clients (Debian package)"; \
+	  S=$$( [ $$(id -u) = 0 ] || echo sudo ); $$S apt-get -qq update && $$S apt-get -qq install -y --no-install-recommends mosquitto-clients >/dev/null; }
+
+$(VENV)/done:
+	@echo "== installing the paho-mqtt client (Python) in $(VENV)"
+	@mkdir -p $(VENV) && python3 -m venv $(VENV) && $(VENV)/bin/pip -q --disable-pip-version-check install 'paho-mqtt==2.1.0' && touch $@
+
+$(NODE)/done:
+	@echo "== installing the MQTT.js client (Node) in $(NODE)"
+	@mkdir -p $(NODE) && npm --prefix $(NODE) install --silent --no-fund --no-audit mqtt@5 && touch $@
+
+bench: build ## Measure throughput, latency, CPU and memory of a cluster of its own
+	./target/release/holdfast-load all $(ARGS)
+
+fmt: ## Format the code
+	cargo fmt --all
+
+deny: ## Check licences and advisories of dependencies
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: cargo install cargo-deny"; fi
