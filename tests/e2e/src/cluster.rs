@@ -1,0 +1,399 @@
+//! A cluster of real processes in a folder of its own, started by `holdfast up`. It ends with the
+//! value, also when the test panics.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Nothing in these tests takes as long unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(120);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Lines of each log that are shown when a test fails.
+const LOG_LINES_SHOWN: usize = 12;
+
+/// What `holdfast status --json` says.
+#[derive(Debug, Deserialize)]
+pub struct Status {
+    /// A durable publish would be acknowledged now.
+    pub ready: bool,
+    /// All processes.
+    pub processes: Vec<Process>,
+}
+
+/// One process in the status.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Process {
+    /// gateway, storage or meta.
+    pub role: String,
+    /// Unique in the cluster.
+    pub name: String,
+    /// While it lives.
+    pub pid: Option<i32>,
+    /// Whether it lives.
+    pub alive: bool,
+    /// Whether it can do its job.
+    pub ready: bool,
+    /// `host:port` of a gateway.
+    pub mqtt: Option<String>,
+    /// `host:port`
+    pub grpc: String,
+    /// `host:port`
+    pub metrics: String,
+    /// Folder of its data.
+    pub data: Option<String>,
+}
+
+/// What to start.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    /// Number of gateways.
+    pub gateways: u16,
+    /// Number of storage nodes.
+    pub storage: u16,
+    /// Whether the supervisor starts dead processes again.
+    pub restart: bool,
+    /// `ROLE.FIELD=VALUE` for `--set`.
+    pub settings: Vec<String>,
+}
+
+impl Default for Shape {
+    fn default() -> Shape {
+        Shape { gateways: 2, storage: 3, restart: false, settings: Vec::new() }
+    }
+}
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    folder: Option<TempDir>,
+    data: PathBuf,
+    shape: Shape,
+    supervisor: Child,
+    /// Started by the test after it had killed what the supervisor had started.
+    restarted: Vec<Child>,
+    /// As of the last start.
+    processes: Vec<Process>,
+}
+
+impl Cluster {
+    /// Three storage nodes, two gateways, one meta-service; ready.
+    pub async fn start() -> Cluster {
+        Cluster::with(Shape::default()).await
+    }
+
+    /// A cluster of the given shape; ready.
+    pub async fn with(shape: Shape) -> Cluster {
+        let folder = TempDir::with_prefix("holdfast-").unwrap();
+        let data = folder.path().join("data");
+        let supervisor = up(&data, &shape);
+        let (restarted, processes) = (Vec::new(), Vec::new());
+        let mut cluster =
+            Cluster { folder: Some(folder), data, shape, supervisor, restarted, processes };
+        cluster.await_ready().await;
+        cluster
+    }
+
+    /// Waits until every process is ready.
+    pub async fn await_ready(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status().await;
+            if status.ready && status.processes.iter().all(|process| process.ready) {
+                self.processes = status.processes;
+                return;
+            }
+            if let Ok(Some(code)) = self.supervisor.try_wait() {
+                panic!("holdfast up ended: {code}");
+            }
+            assert!(Instant::now() < deadline, "the cluster does not become ready: {status:#?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Waits until one process is, or is not, ready.
+    pub async fn await_process(&self, name: &str, ready: bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status().await;
+            if status.processes.iter().any(|process| process.name == name && process.ready == ready)
+            {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{name} never ready={ready}: {status:#?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// What `holdfast status` says now.
+    pub async fn status(&self) -> Status {
+        let data = self.data.clone();
+        let told = tokio::task::spawn_blocking(move || {
+            Command::new(program("holdfast"))
+                .args(["status", "--json", "--data"])
+                .arg(data)
+                .output()
+                .unwrap()
+        });
+        serde_json::from_slice(&told.await.unwrap().stdout).unwrap()
+    }
+
+    /// The processes with their addresses.
+    pub fn processes(&self) -> &[Process] {
+        &self.processes
+    }
+
+    /// Names of all processes of a role.
+    pub fn names(&self, role: &str) -> Vec<String> {
+        let of_role = self.processes.iter().filter(|process| process.role == role);
+        of_role.map(|process| process.name.clone()).collect()
+    }
+
+    /// Where the n-th gateway, from 1, listens for clients.
+    pub fn mqtt(&self, gateway: usize) -> String {
+        self.mqtt_all()[gateway - 1].clone()
+    }
+
+    /// Where all gateways listen for clients.
+    pub fn mqtt_all(&self) -> Vec<String> {
+        self.processes.iter().filter_map(|process| process.mqtt.clone()).collect()
+    }
+
+    /// The folder of the cluster.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The log of a process.
+    pub fn log(&self, name: &str) -> String {
+        let bytes = fs::read(self.data.join("logs").join(format!("{name}.log")));
+        String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
+    }
+
+    /// kill -9, and waits until it is gone.
+    pub async fn kill(&mut self, name: &str) {
+        self.end(name, libc::SIGKILL).await;
+    }
+
+    /// Asks a process to stop, and waits until it is gone.
+    pub async fn stop(&mut self, name: &str) {
+        self.end(name, libc::SIGTERM).await;
+    }
+
+    async fn end(&mut self, name: &str, signal: i32) {
+        self.signal(name, signal).await;
+        let deadline = Instant::now() + PATIENCE;
+        while self.pid(name).await.is_some() {
+            self.restarted.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+            assert!(Instant::now() < deadline, "{name} does not end");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Stops the clock of a process: it answers nobody and dies not.
+    pub async fn pause(&self, name: &str) {
+        self.signal(name, libc::SIGSTOP).await;
+    }
+
+    /// Lets a paused process go on.
+    pub async fn resume(&self, name: &str) {
+        self.signal(name, libc::SIGCONT).await;
+    }
+
+    /// Sends a signal to a process that lives.
+    pub async fn signal(&self, name: &str, signal: i32) {
+        let pid = self.pid(name).await.unwrap_or_else(|| panic!("{name} does not run"));
+        send(pid, signal);
+    }
+
+    /// Pid of a process while it lives.
+    pub async fn pid(&self, name: &str) -> Option<i32> {
+        let status = self.status().await;
+        status.processes.into_iter().find(|process| process.name == name)?.pid
+    }
+
+    /// Starts a process again that was killed or stopped. Does not wait until it is ready.
+    pub fn start_again(&mut self, name: &str) {
+        let process = self.processes.iter().find(|process| process.name == name).unwrap();
+        let binary = match process.role.as_str() {
+            "gateway" => "broker-node",
+            "storage" => "storage-node",
+            _ => "meta-service",
+        };
+        let log = self.data.join("logs").join(format!("{name}.log"));
+        let log = OpenOptions::new().append(true).create(true).open(log).unwrap();
+        let mut command = Command::new(program(binary));
+        command.arg("--config").arg(self.data.join("config").join(format!("{name}.toml")));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        die_with_parent(&mut command, libc::SIGKILL);
+        self.restarted.push(command.spawn().unwrap());
+    }
+
+    /// kill -9 of everything, the supervisor, too.
+    pub async fn kill_all(&mut self) {
+        // The supervisor first: it must not start anything again.
+        let _ = self.supervisor.kill();
+        let _ = self.supervisor.wait();
+        let pids = self.status().await.processes.into_iter().filter_map(|process| process.pid);
+        pids.for_each(|pid| send(pid, libc::SIGKILL));
+        let deadline = Instant::now() + PATIENCE;
+        while self.status().await.processes.iter().any(|process| process.alive) {
+            self.restarted.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
+            assert!(Instant::now() < deadline, "processes survive kill -9");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Stops everything in good order.
+    pub async fn down(&mut self) {
+        let status = Command::new(program("holdfast"))
+            .args(["down", "--data"])
+            .arg(&self.data)
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(status.success());
+        let _ = self.supervisor.wait();
+    }
+
+    /// Starts everything again on the same data; ready.
+    pub async fn up_again(&mut self) {
+        self.supervisor = up(&self.data, &self.shape);
+        self.await_ready().await;
+    }
+
+    /// Pid of `holdfast up`.
+    pub fn supervisor_pid(&self) -> i32 {
+        i32::try_from(self.supervisor.id()).unwrap()
+    }
+
+    /// Metrics of a process: the sum of all series of each name.
+    pub async fn metrics(&self, name: &str) -> BTreeMap<String, f64> {
+        let process = self.processes.iter().find(|process| process.name == name).unwrap();
+        let text = http_get(&process.metrics, "/metrics").await;
+        let mut sums = BTreeMap::new();
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let Some((series, value)) = line.rsplit_once(' ') else { continue };
+            let metric = series.split('{').next().unwrap_or(series).to_owned();
+            *sums.entry(metric).or_insert(0.0) += value.parse::<f64>().unwrap_or(0.0);
+        }
+        sums
+    }
+
+    /// Waits until a metric of a process fulfils a condition.
+    pub async fn await_metric(&self, name: &str, metric: &str, is_met: impl Fn(f64) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let value = self.metrics(name).await.get(metric).copied();
+            if value.is_some_and(&is_met) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{metric} of {name} stays {value:?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let _ = self.supervisor.kill();
+        let _ = self.supervisor.wait();
+        let told = Command::new(program("holdfast"))
+            .args(["status", "--json", "--data"])
+            .arg(&self.data)
+            .output();
+        let status = told.ok().and_then(|out| serde_json::from_slice::<Status>(&out.stdout).ok());
+        for pid in status.into_iter().flat_map(|status| status.processes).filter_map(|p| p.pid) {
+            send(pid, libc::SIGKILL);
+        }
+        for child in &mut self.restarted {
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            self.show_logs();
+            if let Some(folder) = self.folder.take() {
+                eprintln!("the folder of the cluster stays: {}", folder.keep().display());
+            }
+        }
+    }
+}
+
+impl Cluster {
+    fn show_logs(&self) {
+        for process in &self.processes {
+            let log = self.log(&process.name);
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- {} ({} lines)", process.name, lines.len());
+            for line in &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..] {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
+
+fn up(data: &Path, shape: &Shape) -> Child {
+    let mut command = Command::new(program("holdfast"));
+    command.arg("up").arg("--data").arg(data).args(["--mqtt-port", "0"]);
+    command.args(["--gateways", &shape.gateways.to_string()]);
+    command.args(["--storage", &shape.storage.to_string()]);
+    command.args(shape.settings.iter().flat_map(|setting| ["--set", setting]));
+    if !shape.restart {
+        command.arg("--no-restart");
+    }
+    fs::create_dir_all(data).unwrap();
+    let log = OpenOptions::new().append(true).create(true).open(data.join("up.log")).unwrap();
+    command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    // A test that is killed runs no Drop; the supervisor then stops the cluster.
+    die_with_parent(&mut command, libc::SIGTERM);
+    command.spawn().unwrap()
+}
+
+/// The thread that spawns must live as long as the test: it is the one of the test itself.
+#[allow(unsafe_code, reason = "std has no way to set the parent-death signal")]
+fn die_with_parent(command: &mut Command, signal: i32) {
+    // SAFETY: prctl is async-signal-safe and touches no memory of ours.
+    unsafe {
+        command.pre_exec(move || {
+            libc::prctl(libc::PR_SET_PDEATHSIG, signal);
+            Ok(())
+        });
+    }
+}
+
+#[allow(unsafe_code, reason = "std sends no signal but SIGKILL")]
+fn send(pid: i32, signal: i32) {
+    // SAFETY: kill takes two numbers and touches no memory of ours.
+    unsafe { libc::kill(pid, signal) };
+}
+
+/// Path of a program of ours: beside the running test, or in `HOLDFAST_BIN_DIR`.
+pub fn program(name: &str) -> PathBuf {
+    if let Some(folder) = std::env::var_os("HOLDFAST_BIN_DIR") {
+        return PathBuf::from(folder).join(name);
+    }
+    let own = std::env::current_exe().unwrap();
+    let folder = own.parent().unwrap();
+    let folder = if folder.ends_with("deps") { folder.parent().unwrap() } else { folder };
+    let path = folder.join(name);
+    assert!(path.is_file(), "{} is missing: run `cargo build --bins` first", path.display());
+    path
+}
+
+/// Body of an HTTP answer.
+pub async fn http_get(address: &str, path: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(address).await else { return String::new() };
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    let mut answer = Vec::new();
+    // A process that dies while it answers gives a short answer or none.
+    let _ = stream.write_all(request.as_bytes()).await;
+    let _ = stream.read_to_end(&mut answer).await;
+    let answer = String::from_utf8_lossy(&answer);
+    answer.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_owned())
+}
