@@ -145,6 +145,17 @@ impl Batch {
         self.header
     }
 
+    /// A copy with another sequence, for a producer whose earlier sequences the shard never took or has
+    /// forgotten.
+    #[must_use]
+    pub fn with_sequence(&self, sequence: u64) -> Batch {
+        let mut block = BytesMut::from(&self.block[..]);
+        let header = BatchHeader { sequence, ..self.header };
+        let length = block.len() as u32;
+        header.write(&mut block[..HEADER_BYTES], length);
+        Batch { header, block: block.freeze() }
+    }
+
     /// The encoded bytes, header included.
     #[must_use]
     pub fn as_bytes(&self) -> &Bytes {
@@ -217,6 +228,9 @@ mod tests {
             let at = flipped % damaged.len();
             damaged[at] ^= 0x10;
             prop_assert!(Batch::check(damaged.into()).is_err());
+            let moved = Batch::check(batch.with_sequence(sequence ^ 1).as_bytes().clone())?;
+            prop_assert_eq!(moved.header().sequence, sequence ^ 1);
+            prop_assert_eq!(moved.records().count(), payloads.len());
         }
     }
 
