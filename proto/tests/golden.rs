@@ -61,7 +61,7 @@ fn batch() -> Batch {
 fn a_batch_of_format_1() {
     let made = batch();
     let stored = golden("batch-1.bin", made.as_bytes());
-    assert_eq!(stored, made.as_bytes());
+    assert_eq!(stored, made.as_bytes()[..]);
     let read = Batch::check(stored.into()).unwrap();
     assert_eq!(read.header(), made.header());
     let records: Vec<_> = read.records().collect();
@@ -79,7 +79,7 @@ fn placed_records_of_format_1() {
         Placed::encode(&mut block, Position(n as u64 + 40), 1_700_000_000_000, &record);
     }
     let stored = golden("placed-1.bin", &block);
-    assert_eq!(stored, &block[..]);
+    assert_eq!(stored, block[..]);
     let read = Placed::decode_all(stored.into()).unwrap();
     assert_eq!(read[1].position, Position(41));
     assert_eq!(read[0].time_ms, 1_700_000_000_000);
