@@ -1,0 +1,559 @@
+//! Messages towards the client: what is queued, what is in flight, what is consumed.
+
+use std::collections::VecDeque;
+
+use holdfast_proto::ids::{Position, ShardId};
+use holdfast_proto::placed::Placed;
+use holdfast_proto::record::{NEVER_EXPIRES, Record};
+use holdfast_proto::shard::SessionRow;
+use holdfast_proto::storage::ReadItem;
+
+use crate::commit::Commits;
+use crate::delivery::{Delivery, publish_bytes};
+use crate::effect::{AckKind, Counter, Effect};
+use crate::feed::Feed;
+use crate::in_flight::{Acked, InFlight, Out, State};
+use crate::limits::{Limits, Protocol, reason};
+use crate::resume::Resume;
+use crate::session::{Page, Turn};
+use crate::subscriptions::{Candidate, Match, Subscriptions};
+
+/// Queue slots kept allocated while the queue is empty.
+const KEPT_CAPACITY: usize = 16;
+
+/// A record of the log that waits for its turn.
+#[derive(Debug)]
+struct Queued {
+    shard: ShardId,
+    placed: Placed,
+}
+
+/// A message that was matched when it came: retained ones, and live ones of a regular session.
+#[derive(Debug)]
+pub(crate) struct Matched {
+    pub(crate) record: Record,
+    pub(crate) found: Match,
+    /// Where the log has it; shard 0, position 0 for regular sessions.
+    pub(crate) place: (ShardId, Position),
+    /// When its expiry interval started, in the time that `now_ms` is in.
+    pub(crate) since_ms: u64,
+    /// Expiry counts in the time of this shard; `None`: in the gateway's.
+    pub(crate) clock: Option<ShardId>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Outbound {
+    protocol: Protocol,
+    limits: Limits,
+    durable: bool,
+    pub(crate) feeds: Box<[Feed]>,
+    pub(crate) in_flight: InFlight,
+    queue: VecDeque<Queued>,
+    queue_bytes: usize,
+    matched: VecDeque<Matched>,
+    /// QoS 2 messages whose packet id is not committed, in order.
+    held: VecDeque<Delivery>,
+    resume: Option<Box<Resume>>,
+    /// In-flight positions at or above the cursor: the log would bring them again.
+    skip: Vec<(ShardId, Position)>,
+    reads: usize,
+    retry_ms: Option<u64>,
+    has_unflushed: bool,
+    /// More could be sent if the socket had room.
+    pub(crate) is_short_of_room: bool,
+    /// Something moved that has to be committed.
+    moved: bool,
+}
+
+impl Outbound {
+    pub(crate) fn new(
+        protocol: Protocol,
+        limits: Limits,
+        durable: bool,
+        shards: u16,
+        row: &SessionRow,
+        subscriptions: &Subscriptions,
+    ) -> Self {
+        let mut in_flight = InFlight::new(durable);
+        let mut feeds = Vec::new();
+        let mut skip = Vec::new();
+        if durable {
+            for shard in 0..usize::from(shards) {
+                let committed = row.cursor.get(shard).copied().unwrap_or(0);
+                let start = committed.max(subscriptions.first_covered(shard));
+                feeds.push(Feed::new(committed, start));
+            }
+            for entry in &row.in_flight {
+                in_flight.restore(entry);
+                let cursor = row.cursor.get(entry.shard as usize).copied().unwrap_or(0);
+                if entry.position >= cursor {
+                    skip.push((ShardId(entry.shard as u16), Position(entry.position)));
+                }
+            }
+        }
+        let resume = Resume::new(in_flight.to_resend());
+        Outbound {
+            protocol,
+            limits,
+            durable,
+            feeds: feeds.into(),
+            in_flight,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            matched: VecDeque::new(),
+            held: VecDeque::new(),
+            resume,
+            skip,
+            reads: 0,
+            retry_ms: None,
+            has_unflushed: false,
+            is_short_of_room: false,
+            moved: false,
+        }
+    }
+
+    pub(crate) fn is_durable(&self) -> bool {
+        self.durable
+    }
+
+    /// Takes whether something moved since the last call.
+    pub(crate) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved) || self.in_flight.has_changes()
+    }
+
+    pub(crate) fn deadline_ms(&self) -> Option<u64> {
+        let resume = self.resume.as_ref().and_then(|resume| resume.retry_ms);
+        [self.retry_ms, resume].into_iter().flatten().min()
+    }
+
+    /// Releases in PUBREC state are sent again at once.
+    pub(crate) fn resend_releases(&self, out: &mut Vec<Effect>) {
+        for packet_id in self.in_flight.released() {
+            out.push(pubrel(packet_id, reason::SUCCESS));
+        }
+    }
+
+    // ---- what comes from the log
+
+    pub(crate) fn tail(&mut self, shard: ShardId, records: &[Placed], indexes: &[u32], next: Position) {
+        let full = self.is_full();
+        let Some(feed) = self.feeds.get_mut(usize::from(shard.0)) else { return };
+        let matching = indexes.iter().filter_map(|index| records.get(*index as usize)).cloned();
+        if !feed.is_live() || (full && next.0 > feed.fetched) {
+            feed.keep(matching, next.0, self.limits.buffer_bytes_max / 8);
+            return;
+        }
+        self.enqueue(shard, matching, next.0);
+    }
+
+    fn is_full(&self) -> bool {
+        self.queue_bytes >= self.limits.buffer_bytes_max
+            || self.queue.len() >= self.limits.buffer_records_max
+    }
+
+    fn enqueue(&mut self, shard: ShardId, records: impl Iterator<Item = Placed>, next: u64) {
+        let feed = &mut self.feeds[usize::from(shard.0)];
+        for placed in records {
+            if placed.position.0 >= feed.fetched {
+                feed.queued += 1;
+                self.queue_bytes += placed.record.as_bytes().len();
+                self.queue.push_back(Queued { shard, placed });
+            }
+        }
+        feed.advance(next);
+    }
+
+    pub(crate) fn behind(&mut self, shard: ShardId) {
+        if let Some(feed) = self.feeds.get_mut(usize::from(shard.0)) {
+            feed.behind();
+        }
+    }
+
+    pub(crate) fn attached(&mut self, from: &[Position]) {
+        for (feed, from) in self.feeds.iter_mut().zip(from) {
+            if !feed.is_detached() {
+                feed.attached(from.0);
+            }
+        }
+    }
+
+    pub(crate) fn shard_attached(&mut self, shard: ShardId, from: Position) {
+        if let Some(feed) = self.feeds.get_mut(usize::from(shard.0)) {
+            feed.attached(from.0);
+        }
+    }
+
+    /// `heads`: taken before the inbox was drained. Live shards have seen everything below.
+    pub(crate) fn heads(&mut self, heads: &[Position]) {
+        for (feed, head) in self.feeds.iter_mut().zip(heads) {
+            if feed.is_live() {
+                feed.advance(head.0);
+            }
+        }
+    }
+
+    pub(crate) fn page(
+        &mut self,
+        page: &Page<'_>,
+        subscriptions: &Subscriptions,
+        now_ms: u64,
+        out: &mut Vec<Effect>,
+    ) {
+        let retry_ms = now_ms + self.limits.retry_ms;
+        if let Some(resume) = self.resume.as_mut().filter(|resume| resume.is_asked(page.shard)) {
+            let below = page.next.max(page.dropped_below);
+            for packet_id in resume.page(page.shard, page.records, below, retry_ms) {
+                self.in_flight.record_gone(packet_id);
+                out.push(Effect::Count(Counter::RecordGone, 1));
+            }
+            return;
+        }
+        let Some(feed) = self.feeds.get_mut(usize::from(page.shard.0)) else { return };
+        if !feed.is_reading() {
+            return;
+        }
+        self.reads -= 1;
+        if feed.read_done() != subscriptions.version() {
+            // It may lack records of a newer subscription: read again.
+            return;
+        }
+        let before = feed.fetched;
+        if page.dropped_below.0 > before {
+            let lost = page.dropped_below.0 - before.max(1);
+            out.push(Effect::Count(Counter::Retention, lost));
+        }
+        let next = page.next.max(page.dropped_below).0;
+        let asks_tail = page.head && feed.wants_attach();
+        self.enqueue(page.shard, page.records.iter().cloned(), next);
+        if asks_tail {
+            out.push(Effect::AttachShard(page.shard));
+        } else if next <= before {
+            self.retry_ms = Some(retry_ms);
+        }
+        let feed = &mut self.feeds[usize::from(page.shard.0)];
+        if let Some((backlog, next)) = feed.take_backlog() {
+            self.enqueue(page.shard, backlog.into_iter(), next);
+        }
+    }
+
+    pub(crate) fn page_failed(&mut self, shard: ShardId, now_ms: u64) {
+        let retry_ms = now_ms + self.limits.retry_ms;
+        if let Some(resume) = self.resume.as_mut().filter(|resume| resume.is_asked(shard)) {
+            resume.failed(shard, retry_ms);
+        } else if let Some(feed) = self.feeds.get_mut(usize::from(shard.0))
+            && feed.is_reading()
+        {
+            feed.read_done();
+            self.reads -= 1;
+            self.retry_ms = Some(retry_ms);
+        }
+    }
+
+    /// What to read now: as much as there is room for, a page ahead of what is being sent.
+    pub(crate) fn reads(
+        &mut self,
+        subscriptions: &Subscriptions,
+        now_ms: u64,
+        out: &mut Vec<Effect>,
+    ) -> Vec<ReadItem> {
+        if let Some(resume) = &mut self.resume {
+            return resume.reads(now_ms);
+        }
+        if self.retry_ms.is_some_and(|at| now_ms < at) {
+            return Vec::new();
+        }
+        self.retry_ms = None;
+        let mut items = Vec::new();
+        for (shard, feed) in self.feeds.iter_mut().enumerate() {
+            let expected = self.queue_bytes + self.reads * self.limits.page_bytes;
+            if feed.read_from().is_none() {
+                continue;
+            }
+            if subscriptions.is_empty() {
+                feed.skip_to_live();
+                if feed.wants_attach() {
+                    out.push(Effect::AttachShard(ShardId(shard as u16)));
+                }
+                continue;
+            }
+            // No subscription covers what lies before.
+            feed.skip_to(subscriptions.first_covered(shard));
+            let Some(from) = feed.read_from() else { continue };
+            let has_room = self.reads + usize::from(self.queue_bytes > 0) == 0
+                || (expected + self.limits.page_bytes <= self.limits.buffer_bytes_max
+                    && self.queue.len() * 2 <= self.limits.buffer_records_max);
+            if has_room {
+                feed.read_asked(subscriptions.version());
+                self.reads += 1;
+                items.push(ReadItem { shard: shard as u32, from, positions: Vec::new() });
+            }
+        }
+        items
+    }
+
+    // ---- towards the client
+
+    /// Queues a matched message, unless the queue is full.
+    pub(crate) fn push_matched(&mut self, matched: Matched) {
+        self.matched.push_back(matched);
+    }
+
+    pub(crate) fn matched_waiting(&self) -> usize {
+        self.matched.len()
+    }
+
+    /// Sends what may be sent: resent messages first, then matched ones, then the log's.
+    pub(crate) fn pump(
+        &mut self,
+        subscriptions: &Subscriptions,
+        turn: &mut Turn<'_>,
+        out: &mut Vec<Effect>,
+    ) {
+        self.is_short_of_room = false;
+        if !self.pump_resume(turn, out) {
+            return;
+        }
+        while let Some(first) = self.matched.front() {
+            if first.found.qos > 0 && !self.window_is_open() {
+                break;
+            }
+            if turn.room_bytes == 0 {
+                self.is_short_of_room = true;
+                return;
+            }
+            if let Some(matched) = self.matched.pop_front() {
+                self.send(matched, false, turn, out);
+            }
+        }
+        self.pump_log(subscriptions, turn, out);
+        if self.queue.is_empty() && self.queue.capacity() > KEPT_CAPACITY {
+            self.queue = VecDeque::new();
+        }
+        if self.matched.is_empty() && self.matched.capacity() > KEPT_CAPACITY {
+            self.matched = VecDeque::new();
+        }
+    }
+
+    fn window_is_open(&self) -> bool {
+        self.in_flight.used() < usize::from(self.limits.window) && self.in_flight.has_room()
+    }
+
+    /// Returns whether new messages may follow.
+    fn pump_resume(&mut self, turn: &mut Turn<'_>, out: &mut Vec<Effect>) -> bool {
+        let Some(resume) = &mut self.resume else { return true };
+        while let Some((packet_id, _)) = resume.next_ready() {
+            let waits = self.in_flight.get(*packet_id).is_some_and(|e| e.state == State::Sent);
+            let sent = self.in_flight.used().saturating_sub(resume.unsent());
+            if waits && sent >= usize::from(self.limits.window) {
+                return false;
+            }
+            if turn.room_bytes == 0 {
+                self.is_short_of_room = true;
+                return false;
+            }
+            let Some((packet_id, placed)) = resume.pop_ready() else { break };
+            // The client may have acknowledged it before it came again.
+            let Some(entry) = self.in_flight.get(packet_id).filter(|e| e.state == State::Sent)
+            else {
+                continue;
+            };
+            let now_ms = (turn.shard_time_ms)(entry.shard);
+            let delivery = Delivery {
+                packet_id,
+                qos: entry.qos,
+                dup: true,
+                retain: entry.retain,
+                expiry_left_s: placed.record.expiry_left_s(placed.time_ms, now_ms),
+                record: placed.record,
+                subscription_ids: entry.subscription_ids.clone(),
+            };
+            let bytes = publish_bytes(&delivery, self.protocol);
+            if bytes > self.limits.client_packet_bytes_max as usize {
+                self.in_flight.record_gone(packet_id);
+                out.push(Effect::Count(Counter::TooLarge, 1));
+                continue;
+            }
+            turn.room_bytes = turn.room_bytes.saturating_sub(bytes);
+            out.push(Effect::Deliver(delivery));
+        }
+        if resume.is_done() {
+            self.resume = None;
+            return true;
+        }
+        false
+    }
+
+    fn pump_log(
+        &mut self,
+        subscriptions: &Subscriptions,
+        turn: &mut Turn<'_>,
+        out: &mut Vec<Effect>,
+    ) {
+        while let Some(Queued { shard, placed }) = self.queue.front() {
+            let (shard, position) = (*shard, placed.position);
+            let found = if self.is_skipped(shard, position) {
+                None
+            } else {
+                subscriptions.find(&Candidate {
+                    topic: placed.record.topic(),
+                    publisher: placed.record.client_id(),
+                    qos: placed.record.qos(),
+                    retain: placed.record.retain(),
+                    place: Some((shard, position)),
+                })
+            };
+            if found.as_ref().is_some_and(|found| found.qos > 0) && !self.window_is_open() {
+                return;
+            }
+            if turn.room_bytes == 0 {
+                self.is_short_of_room = true;
+                return;
+            }
+            let Some(Queued { placed, .. }) = self.queue.pop_front() else { return };
+            self.queue_bytes -= placed.record.as_bytes().len();
+            self.feeds[usize::from(shard.0)].took(position);
+            self.moved = true;
+            if !self.skip.is_empty() {
+                self.skip.retain(|known| *known != (shard, position));
+            }
+            if let Some(found) = found {
+                let matched = Matched {
+                    record: placed.record,
+                    found,
+                    place: (shard, position),
+                    since_ms: placed.time_ms,
+                    clock: Some(shard),
+                };
+                self.send(matched, true, turn, out);
+            }
+        }
+    }
+
+    fn is_skipped(&self, shard: ShardId, position: Position) -> bool {
+        !self.skip.is_empty() && self.skip.contains(&(shard, position))
+    }
+
+    /// Sends one message, or counts why not. `consumes`: it moves the cursor of its shard.
+    fn send(
+        &mut self,
+        matched: Matched,
+        consumes: bool,
+        turn: &mut Turn<'_>,
+        out: &mut Vec<Effect>,
+    ) {
+        let Matched { record, found, place: (shard, position), since_ms, clock } = matched;
+        let expiry_left_s = if record.expiry_interval_s() == NEVER_EXPIRES {
+            None
+        } else {
+            let now_ms = clock.map_or(turn.now_ms, |shard| (turn.shard_time_ms)(shard));
+            record.expiry_left_s(since_ms, now_ms)
+        };
+        if expiry_left_s == Some(0) {
+            out.push(Effect::Count(Counter::Expired, 1));
+            return;
+        }
+        let mut delivery = Delivery {
+            packet_id: 0,
+            qos: found.qos,
+            dup: false,
+            retain: found.retain,
+            record,
+            expiry_left_s,
+            subscription_ids: found.identifiers,
+        };
+        let bytes = publish_bytes(&delivery, self.protocol);
+        if bytes > self.limits.client_packet_bytes_max as usize {
+            out.push(Effect::Count(Counter::TooLarge, 1));
+            return;
+        }
+        turn.room_bytes = turn.room_bytes.saturating_sub(bytes);
+        if delivery.qos == 0 {
+            if consumes {
+                let feed = &mut self.feeds[usize::from(shard.0)];
+                if feed.unflushed == 0 {
+                    feed.unflushed = position.0;
+                    self.has_unflushed = true;
+                }
+            }
+            out.push(Effect::Deliver(delivery));
+            return;
+        }
+        let held = self.durable && delivery.qos == 2;
+        delivery.packet_id = self.in_flight.insert(Out {
+            shard,
+            position,
+            qos: delivery.qos,
+            state: if held { State::Held } else { State::Sent },
+            retain: delivery.retain,
+            in_row: false,
+            dirty: false,
+            subscription_ids: delivery.subscription_ids.clone(),
+        });
+        if held {
+            self.held.push_back(delivery);
+        } else {
+            out.push(Effect::Deliver(delivery));
+        }
+    }
+
+    /// Everything that was sent so far is written to the socket.
+    pub(crate) fn flushed(&mut self) {
+        if !self.has_unflushed {
+            return;
+        }
+        self.has_unflushed = false;
+        for feed in &mut self.feeds {
+            feed.unflushed = 0;
+        }
+        self.moved = true;
+    }
+
+    // ---- what the client acknowledges, and commits
+
+    pub(crate) fn acknowledged(
+        &mut self,
+        kind: AckKind,
+        packet_id: u16,
+        refused: bool,
+        out: &mut Vec<Effect>,
+    ) -> Acked {
+        let acked = match kind {
+            AckKind::Puback => self.in_flight.puback(packet_id),
+            AckKind::Pubrec => self.in_flight.pubrec(packet_id, refused),
+            AckKind::Pubcomp => self.in_flight.pubcomp(packet_id),
+            AckKind::Pubrel => Acked::Wrong,
+        };
+        match (kind, &acked) {
+            (_, Acked::Release) => out.push(pubrel(packet_id, reason::SUCCESS)),
+            (AckKind::Pubrec, Acked::Unknown) if !refused => {
+                out.push(pubrel(packet_id, reason::ID_NOT_FOUND));
+            }
+            _ => {}
+        }
+        acked
+    }
+
+    /// A commit is applied: sends the messages and releases that waited for it.
+    pub(crate) fn committed(&mut self, commits: &mut Commits, token: u64, out: &mut Vec<Effect>) {
+        let Some(commit) = commits.committed(token, &mut self.feeds) else { return };
+        let (held, in_flight) = (&mut self.held, &mut self.in_flight);
+        in_flight.committed(&commit, |packet_id, state| match state {
+            // Held messages are committed in the order in which they were queued.
+            State::Sent => {
+                if let Some(at) = held.iter().position(|held| held.packet_id == packet_id)
+                    && let Some(delivery) = held.remove(at)
+                {
+                    out.push(Effect::Deliver(delivery));
+                }
+            }
+            _ => out.push(pubrel(packet_id, reason::SUCCESS)),
+        });
+        if held.is_empty() && held.capacity() > KEPT_CAPACITY {
+            *held = VecDeque::new();
+        }
+    }
+}
+
+fn pubrel(packet_id: u16, reason: u8) -> Effect {
+    Effect::Ack { kind: AckKind::Pubrel, packet_id, reason }
+}
