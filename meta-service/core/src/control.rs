@@ -1,0 +1,325 @@
+//! One turn of the controller: events in, then rows to persist, and effects that may be seen only once
+//! those rows are durable.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use holdfast_proto::{
+    ids::{Incarnation, SiteId},
+    meta::{GatewayReport, SiteReport, Topology},
+};
+
+use crate::{
+    liveness::Leases,
+    membership::{GatewayState, Membership, Refusal, Saved},
+    routes::{Delta, Filter, Routes, Wanted},
+};
+
+/// Names one peer's stream of this process life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u64);
+
+/// Names one request to cover filters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CoverId(pub u64);
+
+/// The time of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// The controller's own monotone clock, in ms.
+    pub mono_ms: u64,
+    /// Ms since the Unix epoch; only for what outlives the process.
+    pub wall_ms: u64,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A site reported.
+    Site {
+        /// Its stream.
+        stream: StreamId,
+        /// The report.
+        report: SiteReport,
+    },
+    /// A gateway reported.
+    Gateway {
+        /// Its stream.
+        stream: StreamId,
+        /// The report.
+        report: GatewayReport,
+    },
+    /// A stream ended.
+    Closed {
+        /// Which.
+        stream: StreamId,
+    },
+    /// Filters are to be durable.
+    Cover {
+        /// The request.
+        request: CoverId,
+        /// They.
+        filters: Vec<Filter>,
+    },
+    /// The registry was whole and was read.
+    Sweep {
+        /// Filters that sessions have.
+        wanted: Wanted,
+        /// Own clock when the reading began.
+        read_ms: u64,
+    },
+}
+
+/// What is to be done once the turn's rows are durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// The stream's peer is a member: it is told topology and filters from here on.
+    Accept {
+        /// Its stream.
+        stream: StreamId,
+    },
+    /// The gateway's renewal was heard.
+    Renewed {
+        /// Its stream.
+        stream: StreamId,
+        /// Echo.
+        renewal: u64,
+    },
+    /// The stream's peer is told why, and the stream ends.
+    Refuse {
+        /// Its stream.
+        stream: StreamId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// The request's filters are in effect everywhere.
+    Covered {
+        /// The request.
+        request: CoverId,
+        /// The version that covers them.
+        version: u64,
+    },
+    /// Too many requests wait.
+    Busy {
+        /// The one that is not taken.
+        request: CoverId,
+    },
+}
+
+/// What a turn came to.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// To persist, if the topology changed.
+    pub saved: Option<Saved>,
+    /// To persist.
+    pub gateways: Vec<GatewayState>,
+    /// To remove.
+    pub forgotten: Vec<Incarnation>,
+    /// To persist, and to tell gateways.
+    pub deltas: Vec<Delta>,
+    /// To tell everybody.
+    pub topology: Option<Topology>,
+    /// Newest version that every live gateway has acknowledged.
+    pub covered: u64,
+    /// In order.
+    pub effects: Vec<Effect>,
+    /// Everybody got a fresh lease, because the controller had stood still.
+    pub stalled: bool,
+}
+
+/// Times and bounds of the controller.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Silence after which a site's id may appear at another address, in ms.
+    pub duplicate_ms: u64,
+    /// Requests to cover filters that wait at once.
+    pub covers_max: usize,
+}
+
+/// Everything the controller knows.
+#[derive(Debug)]
+pub struct Control {
+    limits: Limits,
+    membership: Membership,
+    routes: Routes,
+    sites: Leases<SiteId>,
+    gateways: Leases<Incarnation>,
+    site_streams: BTreeMap<SiteId, StreamId>,
+    accepted: BTreeSet<StreamId>,
+    asked: Vec<(CoverId, Vec<Filter>)>,
+    waiting: Vec<(u64, CoverId)>,
+    changed: bool,
+    dirty_gateways: BTreeSet<Incarnation>,
+    turn: Turn,
+}
+
+impl Control {
+    /// A controller that starts now: every known peer has a fresh lease.
+    pub fn new(limits: Limits, membership: Membership, mut routes: Routes, now: Now) -> Control {
+        let lease_ms = membership.lease_ms();
+        let up =
+            membership.sites().iter().filter(|(_, site)| site.liveness == 0).map(|(id, _)| *id);
+        let sites = Leases::new(lease_ms, up, now.mono_ms);
+        let live = membership.gateways().iter().filter(|(_, gateway)| gateway.died_at_ms == 0);
+        let live: Vec<Incarnation> = live.map(|(id, _)| *id).collect();
+        for gateway in &live {
+            // What it routes by is not known before it reports.
+            routes.acknowledge(*gateway, 0);
+        }
+        let gateways = Leases::new(lease_ms, live, now.mono_ms);
+        Control {
+            limits,
+            membership,
+            routes,
+            sites,
+            gateways,
+            site_streams: BTreeMap::new(),
+            accepted: BTreeSet::new(),
+            asked: Vec::new(),
+            waiting: Vec::new(),
+            changed: true,
+            dirty_gateways: BTreeSet::new(),
+            turn: Turn::default(),
+        }
+    }
+
+    /// Members and placement.
+    pub fn membership(&self) -> &Membership {
+        &self.membership
+    }
+
+    /// The durable filters.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// Begins a turn; the loop calls it at least every eighth of a lease.
+    pub fn begin(&mut self, now: Now) {
+        let stalled = self.sites.turn(now.mono_ms) | self.gateways.turn(now.mono_ms);
+        self.turn.stalled |= stalled;
+    }
+
+    /// Takes in one event.
+    pub fn handle(&mut self, event: Event, now: Now) {
+        match event {
+            Event::Site { stream, report } => self.site(stream, &report, now),
+            Event::Gateway { stream, report } => self.gateway(stream, &report, now),
+            Event::Closed { stream } => {
+                self.accepted.remove(&stream);
+                self.site_streams.retain(|_, known| *known != stream);
+            }
+            Event::Cover { request, filters } => {
+                if self.waiting.len() + self.asked.len() >= self.limits.covers_max {
+                    self.turn.effects.push(Effect::Busy { request });
+                } else {
+                    self.asked.push((request, filters));
+                }
+            }
+            Event::Sweep { wanted, read_ms } => {
+                let delta = self.routes.sweep(wanted, read_ms);
+                self.turn.deltas.extend(delta);
+            }
+        }
+    }
+
+    fn site(&mut self, stream: StreamId, report: &SiteReport, now: Now) {
+        let checked = self
+            .membership
+            .check_site(report)
+            .and_then(|()| self.check_single(stream, report, now));
+        if let Err(refusal) = checked {
+            return self.turn.effects.push(Effect::Refuse { stream, refusal });
+        }
+        let site = SiteId(report.site_id);
+        self.changed |= self.membership.site(report);
+        self.site_streams.insert(site, stream);
+        if report.leaving {
+            self.sites.forget(site);
+        } else {
+            self.sites.renew(site, now.mono_ms);
+        }
+        self.accept(stream);
+    }
+
+    /// A site's data is one directory and one process: its id at a second address is a copy.
+    fn check_single(&self, stream: StreamId, report: &SiteReport, now: Now) -> Result<(), Refusal> {
+        let site = SiteId(report.site_id);
+        let Some(known) = self.membership.sites().get(&site) else { return Ok(()) };
+        let other = self.site_streams.get(&site).is_some_and(|known| *known != stream);
+        let silent_ms = self.sites.silent_ms(site, now.mono_ms).unwrap_or(u64::MAX);
+        if other && known.address != report.address && silent_ms <= self.limits.duplicate_ms {
+            return Err(Refusal::SiteTwice { site, address: known.address.clone() });
+        }
+        Ok(())
+    }
+
+    fn gateway(&mut self, stream: StreamId, report: &GatewayReport, now: Now) {
+        let gateway = match self.membership.check_gateway(report) {
+            Ok(gateway) => gateway,
+            Err(refusal) => return self.turn.effects.push(Effect::Refuse { stream, refusal }),
+        };
+        if self.membership.gateway(gateway, report, now.wall_ms) {
+            self.changed = true;
+            self.dirty_gateways.insert(gateway);
+        }
+        if report.leaving {
+            self.gateways.forget(gateway);
+            self.routes.forget(gateway);
+        } else {
+            self.gateways.renew(gateway, now.mono_ms);
+            self.routes.acknowledge(gateway, report.acknowledged_version);
+        }
+        self.accept(stream);
+        self.turn.effects.push(Effect::Renewed { stream, renewal: report.renewal });
+    }
+
+    fn accept(&mut self, stream: StreamId) {
+        if self.accepted.insert(stream) {
+            self.turn.effects.push(Effect::Accept { stream });
+        }
+    }
+
+    /// Ends a turn: declares deaths, makes all filters that were asked for durable in one version, and
+    /// answers those that are in effect.
+    pub fn finish(&mut self, now: Now) -> Turn {
+        self.declare(now);
+        if !self.asked.is_empty() {
+            let asked = std::mem::take(&mut self.asked);
+            let delta = self.routes.cover(asked.iter().flat_map(|(_, filters)| filters));
+            self.turn.deltas.extend(delta);
+            let version = self.routes.version();
+            self.waiting.extend(asked.into_iter().map(|(request, _)| (version, request)));
+        }
+        let mut turn = std::mem::take(&mut self.turn);
+        turn.covered = self.routes.covered(now.mono_ms);
+        for (version, request) in
+            self.waiting.extract_if(.., |(version, _)| *version <= turn.covered)
+        {
+            turn.effects.push(Effect::Covered { request, version });
+        }
+        if std::mem::take(&mut self.changed) {
+            self.membership.bump();
+            turn.saved = Some(self.membership.saved());
+            turn.topology = Some(self.membership.topology());
+        }
+        let known = self.membership.gateways();
+        let dirty = std::mem::take(&mut self.dirty_gateways);
+        turn.gateways = dirty.iter().filter_map(|gateway| known.get(gateway)).cloned().collect();
+        turn
+    }
+
+    fn declare(&mut self, now: Now) {
+        for site in self.sites.over(now.mono_ms) {
+            self.sites.forget(site);
+            self.changed |= self.membership.site_down(site);
+        }
+        for gateway in self.gateways.over(now.mono_ms) {
+            self.gateways.forget(gateway);
+            self.routes.forget(gateway);
+            self.changed |= self.membership.gateway_dead(gateway, now.wall_ms);
+            self.dirty_gateways.insert(gateway);
+        }
+        let forgotten = self.membership.forget_dead(now.wall_ms);
+        self.changed |= !forgotten.is_empty();
+        self.turn.forgotten.extend(forgotten);
+    }
+}

@@ -1,0 +1,18 @@
+//! Holdfast's metadata service: what `holdfast-control` decides, made durable in a store and served over
+//! gRPC. `DESIGN.md` beside this crate tells how its parts fit.
+
+pub mod config;
+mod controller;
+mod filters;
+mod metrics;
+mod rows;
+pub mod server;
+mod service;
+mod sessions;
+pub mod store;
+pub mod stores;
+mod streams;
+mod sweep;
+
+pub use controller::ControllerError;
+pub use rows::BadRow;

@@ -1,0 +1,158 @@
+//! What is in the store: keys and rows.
+//!
+//! `cluster` → [`ClusterRow`]; `gateway/` incarnation → [`GatewayRow`]; `filter-version` → `u64`;
+//! `filter/` namespace, filter → nothing; `feed/` shard → [`FeedRow`]; `session/` shard, namespace, client id →
+//! number of the resync that wrote it, then a `SessionRow`. Numbers in keys and `u64` values are big-endian, so that
+//! keys are in order. Rows are protobuf: fields are added, never reused.
+
+use bytes::Bytes;
+use holdfast_control::{
+    membership::{GatewayState, Saved},
+    registry::Feed,
+    routes::Filter,
+};
+use holdfast_proto::{
+    ids::{Incarnation, Namespace, ShardId},
+    meta::{GatewayInfo, Topology},
+    shard::{ClientKey, SessionRow},
+};
+use prost::Message;
+use thiserror::Error;
+
+/// Key of the [`ClusterRow`].
+pub(crate) const CLUSTER_KEY: &[u8] = b"cluster";
+/// Key of the filter set's version.
+pub(crate) const FILTER_VERSION_KEY: &[u8] = b"filter-version";
+/// Prefix of gateways.
+pub(crate) const GATEWAYS: &[u8] = b"gateway/";
+/// Prefix of durable filters.
+pub(crate) const FILTERS: &[u8] = b"filter/";
+/// Prefix of feeds.
+pub(crate) const FEEDS: &[u8] = b"feed/";
+const SESSIONS: &[u8] = b"session/";
+
+/// A row cannot be read. Stop: the store is damaged, or a later version wrote it.
+#[derive(Debug, Error)]
+#[error("the store's row {key:?} cannot be read")]
+pub struct BadRow {
+    /// Its key.
+    pub key: Bytes,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct ClusterRow {
+    #[prost(message, optional, tag = "1")]
+    topology: Option<Topology>,
+    #[prost(uint64, tag = "2")]
+    next_replica_id: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct GatewayRow {
+    #[prost(message, optional, tag = "1")]
+    info: Option<GatewayInfo>,
+    #[prost(uint64, tag = "2")]
+    died_at_ms: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct FeedRow {
+    #[prost(uint64, optional, tag = "1")]
+    index: Option<u64>,
+    #[prost(uint64, tag = "2")]
+    resync: u64,
+}
+
+fn bad(key: &[u8]) -> BadRow {
+    BadRow { key: Bytes::copy_from_slice(key) }
+}
+
+pub(crate) fn write_cluster(saved: Saved) -> Vec<u8> {
+    ClusterRow { topology: Some(saved.topology), next_replica_id: saved.next_replica_id }
+        .encode_to_vec()
+}
+
+pub(crate) fn read_cluster(value: &[u8]) -> Result<Saved, BadRow> {
+    let row = ClusterRow::decode(value).map_err(|_| bad(CLUSTER_KEY))?;
+    let topology = row.topology.ok_or_else(|| bad(CLUSTER_KEY))?;
+    Ok(Saved { topology, next_replica_id: row.next_replica_id })
+}
+
+pub(crate) fn gateway_key(gateway: Incarnation) -> Vec<u8> {
+    [GATEWAYS, &gateway.0.to_be_bytes()].concat()
+}
+
+pub(crate) fn write_gateway(state: GatewayState) -> (Vec<u8>, Vec<u8>) {
+    let incarnation = state.info.gateway.as_ref().map_or(0, |gateway| gateway.incarnation);
+    let row = GatewayRow { info: Some(state.info), died_at_ms: state.died_at_ms };
+    (gateway_key(Incarnation(incarnation)), row.encode_to_vec())
+}
+
+pub(crate) fn read_gateway(key: &[u8], value: &[u8]) -> Result<GatewayState, BadRow> {
+    let row = GatewayRow::decode(value).map_err(|_| bad(key))?;
+    let info = row.info.ok_or_else(|| bad(key))?;
+    Ok(GatewayState { info, died_at_ms: row.died_at_ms })
+}
+
+pub(crate) fn filter_key(filter: &Filter) -> Vec<u8> {
+    [FILTERS, &filter.namespace.0.to_be_bytes(), filter.filter.as_bytes()].concat()
+}
+
+pub(crate) fn read_filter(key: &[u8]) -> Result<Filter, BadRow> {
+    let rest = key.strip_prefix(FILTERS).and_then(|rest| rest.split_first_chunk::<4>());
+    let (namespace, filter) = rest.ok_or_else(|| bad(key))?;
+    let filter = std::str::from_utf8(filter).map_err(|_| bad(key))?.to_owned();
+    Ok(Filter { namespace: Namespace(u32::from_be_bytes(*namespace)), filter })
+}
+
+pub(crate) fn read_number(key: &[u8], value: &[u8]) -> Result<u64, BadRow> {
+    value.try_into().map(u64::from_be_bytes).map_err(|_| bad(key))
+}
+
+pub(crate) fn write_feed(shard: ShardId, feed: Feed) -> (Vec<u8>, Vec<u8>) {
+    let row = FeedRow { index: feed.index, resync: feed.resync };
+    ([FEEDS, &shard.0.to_be_bytes()].concat(), row.encode_to_vec())
+}
+
+pub(crate) fn read_feed(key: &[u8], value: &[u8]) -> Result<(ShardId, Feed), BadRow> {
+    let shard = key.strip_prefix(FEEDS).and_then(|shard| shard.try_into().ok());
+    let shard = shard.map(u16::from_be_bytes).ok_or_else(|| bad(key))?;
+    let row = FeedRow::decode(value).map_err(|_| bad(key))?;
+    Ok((ShardId(shard), Feed { index: row.index, resync: row.resync }))
+}
+
+/// Prefix of a shard's sessions.
+pub(crate) fn sessions_prefix(shard: ShardId) -> Vec<u8> {
+    [SESSIONS, &shard.0.to_be_bytes()].concat()
+}
+
+pub(crate) fn session_key(shard: ShardId, client: &ClientKey) -> Vec<u8> {
+    let mut key = sessions_prefix(shard);
+    key.extend(client.namespace.to_be_bytes());
+    key.extend(client.client_id.as_bytes());
+    key
+}
+
+pub(crate) fn write_session(resync: u64, row: &SessionRow) -> Vec<u8> {
+    let mut value = Vec::with_capacity(8 + row.encoded_len());
+    value.extend(resync.to_be_bytes());
+    row.encode_raw(&mut value);
+    value
+}
+
+/// The client, the resync that wrote the row, and the row's bytes.
+pub(crate) fn split_session<'a>(
+    key: &[u8],
+    value: &'a [u8],
+) -> Result<(ClientKey, u64, &'a [u8]), BadRow> {
+    let rest = key.get(SESSIONS.len() + 2..).and_then(|rest| rest.split_first_chunk::<4>());
+    let (namespace, client_id) = rest.ok_or_else(|| bad(key))?;
+    let (resync, row) = value.split_first_chunk::<8>().ok_or_else(|| bad(key))?;
+    let client_id = std::str::from_utf8(client_id).map_err(|_| bad(key))?.to_owned();
+    let client = ClientKey { namespace: u32::from_be_bytes(*namespace), client_id };
+    Ok((client, u64::from_be_bytes(*resync), row))
+}
+
+pub(crate) fn read_session(key: &[u8], row: &[u8]) -> Result<SessionRow, BadRow> {
+    SessionRow::decode(row).map_err(|_| bad(key))
+}

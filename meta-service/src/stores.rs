@@ -1,0 +1,4 @@
+//! The stores behind [`crate::store::Store`].
+
+pub mod conformance;
+pub mod sled;

@@ -1,0 +1,166 @@
+//! The long streams of sites and gateways: reports in, topology and durable filters out, one task each.
+
+use holdfast_control::control::{Event, StreamId};
+use holdfast_node_kit::shutdown::Shutdown;
+use holdfast_proto::meta::{GatewayReport, GatewayUpdate, SiteReport, Topology};
+use tokio::sync::{mpsc, watch};
+use tonic::{Status, Streaming};
+
+use crate::controller::{Controller, Told, View};
+
+/// Updates that a peer may leave unread; what changes meanwhile is one more.
+pub(crate) const UNREAD_MAX: usize = 2;
+
+/// What differs between sites and gateways.
+pub(crate) trait Peer: Send + 'static {
+    /// What it sends.
+    type Report: Send + 'static;
+    /// What it is sent.
+    type Update: Send + 'static;
+
+    /// The report as an event.
+    fn event(stream: StreamId, report: Self::Report) -> Event;
+    /// What it does not know yet, if anything.
+    fn update(&mut self, controller: &Controller, view: &View, told: &Told)
+    -> Option<Self::Update>;
+    /// Why it is refused.
+    fn refusal(topology: Topology) -> Self::Update;
+}
+
+/// Serves one peer until either end closes.
+pub(crate) async fn serve<P: Peer>(
+    mut peer: P,
+    controller: Controller,
+    reports: Streaming<P::Report>,
+    updates: mpsc::Sender<Result<P::Update, Status>>,
+    shutdown: Shutdown,
+) {
+    let Some((stream, told)) = controller.open().await else { return };
+    tokio::select! {
+        () = talk(&mut peer, &controller, stream, told, reports, &updates) => {}
+        () = shutdown.wait() => {}
+    }
+    // Fails only if the controller ended.
+    let _ = controller.tell(Event::Closed { stream }).await;
+}
+
+async fn talk<P: Peer>(
+    peer: &mut P,
+    controller: &Controller,
+    stream: StreamId,
+    mut told: watch::Receiver<Told>,
+    mut reports: Streaming<P::Report>,
+    updates: &mpsc::Sender<Result<P::Update, Status>>,
+) {
+    let mut view = controller.view.clone();
+    loop {
+        tokio::select! {
+            report = reports.message() => {
+                let Ok(Some(report)) = report else { return };
+                if !controller.tell(P::event(stream, report)).await {
+                    return;
+                }
+                continue;
+            }
+            changed = told.changed() => if changed.is_err() { return },
+            changed = view.changed() => if changed.is_err() { return },
+        }
+        let now = told.borrow_and_update().clone();
+        if let Some(refused) = now.refused {
+            let topology = Topology {
+                protocol_version: holdfast_proto::PROTOCOL_VERSION,
+                cluster_id: controller.cluster_id.to_string(),
+                refused,
+                ..Topology::default()
+            };
+            // The peer may have gone.
+            let _ = updates.send(Ok(P::refusal(topology))).await;
+            return;
+        }
+        if !now.accepted {
+            continue;
+        }
+        let seen = view.borrow_and_update().clone();
+        if let Some(update) = peer.update(controller, &seen, &now)
+            && updates.send(Ok(update)).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// A storage site; the topology version that it was sent.
+#[derive(Debug, Default)]
+pub(crate) struct SitePeer {
+    version: u64,
+}
+
+impl Peer for SitePeer {
+    type Report = SiteReport;
+    type Update = Topology;
+
+    fn event(stream: StreamId, report: SiteReport) -> Event {
+        Event::Site { stream, report }
+    }
+
+    fn update(&mut self, _: &Controller, view: &View, _: &Told) -> Option<Topology> {
+        let news = view.topology.version != self.version;
+        self.version = view.topology.version;
+        news.then(|| Topology::clone(&view.topology))
+    }
+
+    fn refusal(topology: Topology) -> Topology {
+        topology
+    }
+}
+
+/// A gateway; what it was sent.
+#[derive(Debug, Default)]
+pub(crate) struct GatewayPeer {
+    version: u64,
+    filters: Option<u64>,
+    renewed: u64,
+    covered: u64,
+}
+
+impl Peer for GatewayPeer {
+    type Report = GatewayReport;
+    type Update = GatewayUpdate;
+
+    fn event(stream: StreamId, report: GatewayReport) -> Event {
+        Event::Gateway { stream, report }
+    }
+
+    /// The first one has the whole set in it, so that no renewal is heard before the set.
+    fn update(
+        &mut self,
+        controller: &Controller,
+        view: &View,
+        told: &Told,
+    ) -> Option<GatewayUpdate> {
+        let topology =
+            (view.topology.version != self.version).then(|| Topology::clone(&view.topology));
+        let filters = match self.filters {
+            Some(version) if version >= view.filter_version => None,
+            known => controller.filters.lock().since(known),
+        };
+        let news = topology.is_some() || filters.is_some();
+        if !news && told.renewed == self.renewed && view.covered == self.covered {
+            return None;
+        }
+        self.version = view.topology.version;
+        self.filters = filters.as_ref().map(|set| set.version).or(self.filters);
+        self.renewed = told.renewed;
+        self.covered = view.covered;
+        Some(GatewayUpdate {
+            topology,
+            filters,
+            renewed: told.renewed,
+            covered_version: view.covered,
+        })
+    }
+
+    fn refusal(topology: Topology) -> GatewayUpdate {
+        GatewayUpdate { topology: Some(topology), ..GatewayUpdate::default() }
+    }
+}

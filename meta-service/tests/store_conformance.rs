@@ -1,0 +1,51 @@
+//! Every store does what the metadata service asks of it.
+
+use meta_service::{
+    store::{Committed, Compare, Op, Store, StoreError, Txn, get},
+    stores::{conformance, sled::SledStore},
+};
+
+/// The directory's lock goes with sled's last thread, a moment after the store is dropped.
+fn reopen(directory: &std::path::Path) -> SledStore {
+    loop {
+        match SledStore::open(directory) {
+            Ok(store) => return store,
+            Err(error) if error.to_string().contains("lock") => std::thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn sled_conforms() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SledStore::open(directory.path()).unwrap();
+    conformance::suite(&store, "first").await;
+    drop(store);
+    conformance::suite(&reopen(directory.path()), "second").await;
+}
+
+#[tokio::test]
+async fn sled_keeps_values_revisions_and_leases_over_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SledStore::open(directory.path()).unwrap();
+    let lease = store.grant(std::time::Duration::from_secs(60)).await.unwrap();
+    let leased = Op::Put { key: "leased".into(), value: "x".into(), lease: Some(lease) };
+    let ops = vec![Op::put("a", "1"), leased];
+    let Committed::Yes(revision) = store.commit(Txn { compares: vec![], ops }).await.unwrap()
+    else {
+        panic!("there was no condition");
+    };
+    drop(store);
+    let store = reopen(directory.path());
+    let entry = get(&store, b"a").await.unwrap().unwrap();
+    assert_eq!((entry.value.as_ref(), entry.modified), (b"1".as_slice(), revision));
+    let compares = vec![Compare::Unchanged("a".into(), revision)];
+    let next = store.commit(Txn { compares, ops: vec![Op::put("a", "2")] }).await.unwrap();
+    assert_eq!(next, Committed::Yes(revision + 1));
+    assert!(matches!(store.watch("a".into(), revision).await, Err(StoreError::Compacted(_))));
+    assert!(get(&store, b"leased").await.unwrap().is_some());
+    store.revoke(lease).await.unwrap();
+    assert!(get(&store, b"leased").await.unwrap().is_none());
+    assert_ne!(store.grant(std::time::Duration::from_secs(60)).await.unwrap(), lease);
+}
