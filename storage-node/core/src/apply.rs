@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use holdfast_proto::batch::{Batch, bit};
-use holdfast_proto::ids::{Generation, Namespace, Position};
+use holdfast_proto::ids::{Generation, Position};
 use holdfast_proto::placed::Placed;
 use holdfast_proto::record::Record;
 use holdfast_proto::shard::command::Command as Kind;
@@ -55,7 +55,7 @@ impl<B: Base> Shard<B> {
         for op in entry.ops {
             outcomes.push(self.apply_op(op, &mut run)?);
         }
-        self.forget(time_ms)?;
+        self.forget(time_ms);
         let Run { stored, cut, dropped, changed, .. } = run;
         Ok(Applied {
             outcomes,
@@ -150,11 +150,10 @@ impl<B: Base> Shard<B> {
     ) -> Result<Vec<Repeat>, ShardError> {
         let mut repeats = Vec::new();
         let mut key = Vec::new();
-        run.stored.reserve(batch.header().count as usize);
         for (index, record) in (0..).zip(batch.records()) {
             let refused = bit(refused, index);
             if record.packet_id() != 0 && record.epoch().0 != 0 {
-                keys::write_named(&mut key, keys::SESSION, record.namespace(), record.client_id());
+                write_publisher(&mut key, &record);
                 let repeat = self.receive(&key, &record, refused)?;
                 repeats.extend(repeat.map(|position| Repeat { index, position }));
             }
@@ -216,9 +215,6 @@ impl<B: Base> Shard<B> {
         match command {
             Kind::Claim(claim) => self.claim(&claim, run),
             Kind::SetRetained(set) => {
-                if !self.check.command(&Kind::SetRetained(set.clone())) {
-                    return Ok(plain(Status::Invalid));
-                }
                 self.set_retained(set)?;
                 Ok(plain(Status::Ok))
             }
@@ -294,7 +290,7 @@ impl<B: Base> Shard<B> {
     }
 
     /// Forgets rows that nobody used for long.
-    fn forget(&mut self, time_ms: u64) -> Result<(), ShardError> {
+    fn forget(&mut self, time_ms: u64) {
         for _ in 0..FORGET_PER_ENTRY_MAX {
             let Some(key) = self.index.take_forgotten(time_ms) else { break };
             match key.first() {
@@ -303,7 +299,6 @@ impl<B: Base> Shard<B> {
                 _ => self.retained.put(key, None),
             }
         }
-        Ok(())
     }
 }
 
@@ -321,6 +316,5 @@ fn void(ops: usize, next: Position) -> Applied {
 
 /// The session key of a record's publisher.
 pub(crate) fn write_publisher(key: &mut Vec<u8>, record: &Record) {
-    let namespace: Namespace = record.namespace();
-    keys::write_named(key, keys::SESSION, namespace, record.client_id());
+    keys::write_named(key, keys::SESSION, record.namespace(), record.client_id());
 }

@@ -1,6 +1,7 @@
 //! Deciding: what the leader makes of requests, against the applied state and what earlier requests of
 //! the same entry will have changed. One entry is in flight at a time, so that is all there is.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use bytes::Bytes;
@@ -221,9 +222,9 @@ impl<B: Base> Draft<'_, B> {
         Ok(!known)
     }
 
-    fn row(&self, key: &[u8]) -> Result<Option<std::borrow::Cow<'_, SessionRow>>, ShardError> {
+    fn row(&self, key: &[u8]) -> Result<Option<Cow<'_, SessionRow>>, ShardError> {
         match self.sessions.get(key) {
-            Some(row) => Ok(row.as_ref().map(std::borrow::Cow::Borrowed)),
+            Some(row) => Ok(row.as_ref().map(Cow::Borrowed)),
             None => self.shard.sessions.get(&self.shard.base, key),
         }
     }

@@ -74,7 +74,11 @@ pub(crate) fn claim(
     row.owner = claim.gateway.clone();
     row.expiry_interval_s = claim.expiry_interval_s;
     row.disconnected_at_ms = 0;
-    row.will = claim.will.clone();
+    // The row outlives the entry: it must not keep the whole entry's memory.
+    row.will = claim
+        .will
+        .as_ref()
+        .map(|will| Will { record: Bytes::copy_from_slice(&will.record), delay_s: will.delay_s });
     row.will_due_ms = 0;
     row.last_used_ms = time_ms;
     row.protocol_level = claim.protocol_level;

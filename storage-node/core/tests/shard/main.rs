@@ -1,0 +1,11 @@
+//! The promises of a shard, one file per noun; `model` checks them all against a simple model, over
+//! three replicas that crash.
+
+mod appends;
+mod generations;
+mod model;
+mod retained;
+mod sessions;
+mod support;
+mod tails;
+mod wills;

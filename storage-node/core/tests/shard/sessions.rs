@@ -1,0 +1,293 @@
+use holdfast_proto::ids::Incarnation;
+use holdfast_proto::shard::command::Command as Kind;
+use holdfast_proto::shard::{
+    Abandon, Claim, DeliveryState, Disconnect, InFlight, SessionRow, Status, Subscribe,
+    Subscription, Unsubscribe,
+};
+use holdfast_shard::FORGET_AFTER_MS;
+
+use crate::support::*;
+
+fn row(leader: &Leader) -> SessionRow {
+    leader.shard.session(&client("a")).unwrap().unwrap()
+}
+
+fn in_flight(packet_id: u32, position: u64) -> InFlight {
+    InFlight { packet_id, position, qos: 1, ..InFlight::default() }
+}
+
+#[test]
+fn a_claim_fences_the_owner_before_single_owner() {
+    let mut leader = Leader::new();
+    let first = leader.claim(claim("a", 1));
+    assert!(!first.session_present && first.previous_owner.is_none());
+    let second = leader.claim(claim("a", 2));
+    assert!(second.session_present);
+    assert_eq!(second.previous_owner, Some(gateway(1)));
+    let (old, new) = (first.row.unwrap(), second.row.unwrap());
+    assert_eq!(second.previous_epoch, old.epoch);
+    assert!(new.epoch > old.epoch && new.instance == old.instance);
+    let late = commit("a", old.epoch, old.instance, 9);
+    assert_eq!(leader.command(Kind::CommitCursor(late)), Status::Fenced);
+    let late = disconnect("a", old.epoch, old.instance);
+    assert_eq!(leader.command(Kind::Disconnect(late)), Status::Fenced);
+    let refused = leader.append(&[Publish("t", "a", old.epoch, 0, "late")]);
+    assert_eq!((&refused.refused[..], refused.repeats.len()), (&[1][..], 0));
+    assert_eq!(row(&leader), new);
+    assert_eq!(leader.shard.owners(), [Incarnation(2)]);
+    assert_eq!((leader.shard.session_count(), leader.shard.connected_count()), (1, 1));
+}
+
+#[test]
+fn epochs_never_repeat_even_after_the_row_is_forgotten_single_owner() {
+    let mut leader = Leader::new();
+    let regular = Claim { expiry_interval_s: 0, ..claim("a", 1) };
+    let first = leader.claim(regular.clone()).row.unwrap();
+    leader.command(Kind::Disconnect(disconnect("a", first.epoch, first.instance)));
+    leader.now_ms += FORGET_AFTER_MS;
+    leader.append(&[]);
+    let refused = leader.append(&[Publish("t", "a", first.epoch, 0, "late")]);
+    assert_eq!(&refused.refused[..], [1], "forgotten");
+    leader.restart();
+    let second = leader.claim(regular).row.unwrap();
+    assert!(second.epoch > first.epoch);
+}
+
+#[test]
+fn a_regular_session_ends_with_its_connection() {
+    let mut leader = Leader::new();
+    let regular = Claim { expiry_interval_s: 0, ..claim("a", 1) };
+    let first = leader.claim(regular.clone()).row.unwrap();
+    leader.command(Kind::Disconnect(disconnect("a", first.epoch, first.instance)));
+    assert_eq!(leader.shard.session(&client("a")).unwrap(), None);
+    assert_eq!(leader.shard.session_count(), 0);
+    // What its gateway still had under way is stored.
+    let late = leader.append(&[Publish("t", "a", first.epoch, 0, "under way")]);
+    assert!(late.refused.is_empty());
+    let late = commit("a", first.epoch, first.instance, 9);
+    assert_eq!(leader.command(Kind::CommitCursor(late)), Status::NoSession);
+    let second = leader.claim(regular.clone());
+    assert!(!second.session_present);
+    // Taken over: the connection that it hung on is closed, so it ends too.
+    let third = leader.claim(regular);
+    assert!(!third.session_present && third.previous_owner.is_some());
+}
+
+#[test]
+fn a_clean_start_makes_a_new_instance() {
+    let mut leader = Leader::new();
+    let first = leader.claim(claim("a", 1)).row.unwrap();
+    let filter = Subscription { filter: "t".into(), ..Subscription::default() };
+    subscribe(&mut leader, &first, filter);
+    leader.append(&[Publish("t", "a", first.epoch, 7, "x")]);
+    let clean = leader.claim(Claim { clean_start: true, ..claim("a", 1) });
+    assert!(!clean.session_present);
+    let row = clean.row.unwrap();
+    assert_eq!(row.instance, row.epoch);
+    assert!(row.subscriptions.is_empty() && row.received.is_empty());
+    let other = commit("a", row.epoch, first.instance, 9);
+    assert_eq!(leader.command(Kind::CommitCursor(other)), Status::Fenced);
+}
+
+#[test]
+fn a_session_expires_once_and_is_absent_from_then_on() {
+    let mut leader = Leader::new();
+    let first = leader.claim(Claim { expiry_interval_s: 10, ..claim("a", 1) }).row.unwrap();
+    leader.command(Kind::Disconnect(disconnect("a", first.epoch, first.instance)));
+    leader.pass_s(9);
+    assert!(leader.shard.due(leader.now_ms, 10).unwrap().is_empty());
+    assert_eq!(leader.shard.next_deadline_ms(), Some(START_MS + 10_000));
+    leader.pass_s(1);
+    // Nobody asked for its end yet, but it is over.
+    let mut other = Leader { base: leader.base.clone(), ..Leader::new() };
+    let frozen = leader.shard.freeze();
+    other.base.write(&frozen);
+    other.shard = open(&other.base);
+    other.now_ms = leader.now_ms;
+    assert!(!other.claim(claim("a", 2)).session_present);
+
+    leader.run_due();
+    assert_eq!(leader.shard.session(&client("a")).unwrap(), None);
+    assert!(leader.shard.due(leader.now_ms, 10).unwrap().is_empty());
+    assert!(!leader.claim(claim("a", 2)).session_present);
+}
+
+#[test]
+fn a_session_without_limit_does_not_expire() {
+    let mut leader = Leader::new();
+    let first = leader.claim(Claim { expiry_interval_s: NEVER, ..claim("a", 1) }).row.unwrap();
+    leader.command(Kind::Disconnect(disconnect("a", first.epoch, first.instance)));
+    leader.pass_s(u64::from(u32::MAX));
+    assert!(leader.run_due().is_empty());
+    assert!(leader.claim(claim("a", 2)).session_present);
+}
+
+#[test]
+fn disconnect_sets_the_expiry_but_cannot_prolong_a_regular_session() {
+    let mut leader = Leader::new();
+    let first = leader.claim(claim("a", 1)).row.unwrap();
+    let leave = Disconnect {
+        expiry_interval_s: Some(5),
+        commit: Some(commit("a", first.epoch, first.instance, 3)),
+        ..disconnect("a", first.epoch, first.instance)
+    };
+    assert_eq!(leader.command(Kind::Disconnect(leave.clone())), Status::Ok);
+    assert_eq!((row(&leader).expiry_interval_s, row(&leader).cursor[0]), (5, 3));
+    assert_eq!(leader.command(Kind::Disconnect(leave)), Status::Ok, "again");
+    let second = leader.claim(Claim { expiry_interval_s: 0, ..claim("a", 1) }).row.unwrap();
+    let leave = disconnect("a", second.epoch, second.instance);
+    let leave = Disconnect { expiry_interval_s: Some(5), ..leave };
+    leader.command(Kind::Disconnect(leave));
+    assert_eq!(leader.shard.session(&client("a")).unwrap(), None);
+}
+
+#[test]
+fn sessions_of_a_dead_gateway_are_abandoned_once() {
+    let mut leader = Leader::new();
+    for id in ["a", "b", "c"] {
+        leader.claim(claim(id, if id == "c" { 2 } else { 1 }));
+    }
+    leader.restart();
+    let abandoned = leader.shard.owned_by(Incarnation(1), 10).unwrap();
+    assert_eq!(abandoned.len(), 2);
+    assert_eq!(leader.shard.owned_by(Incarnation(1), 1).unwrap().len(), 1);
+    let requests: Vec<_> = abandoned.into_iter().map(holdfast_shard::Request::Command).collect();
+    leader.run(&requests);
+    assert_eq!(leader.applied.as_ref().unwrap().changed, [client("a"), client("b")]);
+    assert_eq!(leader.shard.owners(), [Incarnation(2)]);
+    assert_eq!(row(&leader).disconnected_at_ms, START_MS);
+    leader.pass_s(1);
+    leader.run(&requests);
+    assert_eq!(row(&leader).disconnected_at_ms, START_MS, "once");
+    // The new owner is not abandoned by what was meant for the old one.
+    leader.claim(claim("a", 3));
+    leader.run(&requests);
+    assert!(row(&leader).owner.is_some());
+    let none = Abandon { client: Some(client("z")), epoch: 1 };
+    assert_eq!(leader.command(Kind::Abandon(none)), Status::NoSession);
+}
+
+#[test]
+fn the_cursor_never_moves_back_no_early_cursor() {
+    let mut leader = Leader::new();
+    let owner = leader.claim(claim("a", 1)).row.unwrap();
+    for (to, expected) in [(5, 5), (3, 5), (5, 5), (8, 8)] {
+        let commit = commit("a", owner.epoch, owner.instance, to);
+        assert_eq!(leader.command(Kind::CommitCursor(commit)), Status::Ok);
+        assert_eq!(row(&leader).cursor, [expected]);
+    }
+    let mut wrong = commit("a", owner.epoch, owner.instance, 20);
+    wrong.cursor[0].shard = 1;
+    assert_eq!(leader.command(Kind::CommitCursor(wrong)), Status::Invalid);
+    assert_eq!(row(&leader).cursor, [8]);
+}
+
+#[test]
+fn messages_in_flight_keep_their_order_and_ids_are_freed_first() {
+    let mut leader = Leader::new();
+    let owner = leader.claim(claim("a", 1)).row.unwrap();
+    let mut one = commit("a", owner.epoch, owner.instance, 4);
+    one.in_flight = vec![in_flight(1, 1), in_flight(2, 2), in_flight(3, 3)];
+    leader.command(Kind::CommitCursor(one));
+    let mut two = commit("a", owner.epoch, owner.instance, 6);
+    two.completed = vec![1];
+    let released = InFlight { state: DeliveryState::DeliveryReleased.into(), ..in_flight(2, 2) };
+    two.in_flight = vec![in_flight(1, 5), released.clone()];
+    leader.command(Kind::CommitCursor(two));
+    let expected = [released, in_flight(3, 3), in_flight(1, 5)];
+    assert_eq!(row(&leader).in_flight, expected);
+    // Many at once take another way to the same.
+    let mut many = commit("a", owner.epoch, owner.instance, 6);
+    many.completed = (2..30).collect();
+    many.in_flight = (1..30).map(|id| in_flight(id, u64::from(id) + 40)).collect();
+    leader.command(Kind::CommitCursor(many.clone()));
+    assert_eq!(row(&leader).in_flight, many.in_flight);
+}
+
+fn subscribe(leader: &mut Leader, owner: &SessionRow, subscription: Subscription) {
+    let subscribe = Subscribe {
+        client: Some(client("a")),
+        epoch: owner.epoch,
+        instance: owner.instance,
+        subscriptions: vec![subscription],
+    };
+    assert_eq!(leader.command(Kind::Subscribe(subscribe)), Status::Ok);
+}
+
+#[test]
+fn a_replaced_subscription_keeps_its_since_until_the_cursor_is_past_it() {
+    let mut leader = Leader::new();
+    let owner = leader.claim(claim("a", 1)).row.unwrap();
+    let wanted = |options, since| Subscription {
+        filter: "t/#".into(),
+        options,
+        identifier: options,
+        since: vec![since],
+    };
+    subscribe(&mut leader, &owner, wanted(1, 10));
+    subscribe(&mut leader, &owner, wanted(2, 20));
+    assert_eq!(row(&leader).subscriptions, [wanted(2, 10)]);
+    for (to, since) in [(9, vec![10]), (10, vec![])] {
+        let commit = commit("a", owner.epoch, owner.instance, to);
+        leader.command(Kind::CommitCursor(commit));
+        assert_eq!(row(&leader).subscriptions[0].since, since);
+    }
+    leader.restart();
+    assert_eq!(row(&leader).subscriptions.len(), 1);
+    let unsubscribe = Unsubscribe {
+        client: Some(client("a")),
+        epoch: owner.epoch,
+        instance: owner.instance,
+        filters: vec!["t/#".into(), "u".into()],
+    };
+    assert_eq!(leader.command(Kind::Unsubscribe(unsubscribe)), Status::Ok);
+    assert!(row(&leader).subscriptions.is_empty());
+}
+
+#[test]
+fn every_session_is_visited_once_whether_in_memory_or_not() {
+    let mut leader = Leader::new();
+    for n in 0..6 {
+        let owner = leader.claim(claim(&format!("c{n}"), 1)).row.unwrap();
+        if n % 2 == 0 {
+            let leave = disconnect(&format!("c{n}"), owner.epoch, owner.instance);
+            leader.command(Kind::Disconnect(leave));
+        }
+        if n == 3 {
+            leader.restart();
+        }
+    }
+    let mut seen = Vec::new();
+    leader
+        .shard
+        .for_each_session(|client, _| {
+            seen.push(client.client_id);
+            true
+        })
+        .unwrap();
+    seen.sort_unstable();
+    assert_eq!(seen, ["c0", "c1", "c2", "c3", "c4", "c5"]);
+    assert_eq!((leader.shard.session_count(), leader.shard.connected_count()), (6, 3));
+}
+
+#[test]
+fn malformed_commands_are_refused_before_the_log() {
+    let mut leader = Leader::new();
+    for kind in [
+        Kind::Claim(Claim { client: None, ..claim("a", 1) }),
+        Kind::Claim(Claim { gateway: None, ..claim("a", 1) }),
+        Kind::Claim(Claim {
+            will: Some(holdfast_proto::shard::Will { record: vec![1; 50].into(), delay_s: 0 }),
+            ..claim("a", 1)
+        }),
+        Kind::Abandon(Abandon { client: None, epoch: 1 }),
+        Kind::Subscribe(Subscribe {
+            client: Some(client("a")),
+            subscriptions: vec![Subscription { filter: "a#".into(), ..Subscription::default() }],
+            ..Subscribe::default()
+        }),
+    ] {
+        assert_eq!(leader.command(kind), Status::Invalid);
+        assert!(leader.applied.is_none());
+    }
+}
