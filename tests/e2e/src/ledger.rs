@@ -90,6 +90,11 @@ impl Ledger {
         self.books.lock().unwrap().acknowledged.len()
     }
 
+    /// Number of messages that a subscriber has got, each counted once.
+    pub fn distinct_count(&self, subscriber: &str) -> usize {
+        self.books.lock().unwrap().distinct.get(subscriber).map_or(0, HashSet::len)
+    }
+
     /// Whether a subscriber has got everything that was acknowledged.
     pub fn is_complete(&self, subscriber: &str) -> bool {
         let books = self.books.lock().unwrap();
