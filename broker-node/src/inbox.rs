@@ -42,7 +42,8 @@ pub(crate) enum Event {
     Tail { shard: ShardId, records: Arc<[Placed]>, indexes: Vec<u32>, next: Position },
     /// The inbox was over its limit: this shard's tail is not posted until `Attachment::attach_shard`.
     Behind { shard: ShardId },
-    /// A live message for a regular session; one record in memory however many sessions.
+    /// A live message for a regular session; one record in memory however many sessions. It came at
+    /// `received_ms`, ms since the Unix epoch.
     Regular { record: Record, received_ms: u64 },
     /// Regular messages were lost because the session was too slow.
     RegularOverflow { dropped: u64 },

@@ -1,199 +1,324 @@
 //! The cluster as a connection sees it: one cheap handle.
+//!
+//! Pure parts decide (`routes`, `leaders`, `appender`, `dispatch`); the rest moves frames between them,
+//! the sites, the metadata service and the other gateways. Locks are held for short, synchronous steps
+//! and taken in this order, each from any before it: a shard's queue, dispatch, requests, turns, routes,
+//! leaders, links, an inbox.
 
+mod appender;
+mod attachment;
+mod claims;
 mod config;
+mod control;
+mod cover;
+mod dispatch;
 mod error;
+mod forward;
+mod leaders;
+mod link;
+mod metrics;
+mod monotonic;
+mod publish;
+mod regular;
+mod requests;
+mod routes;
+mod upkeep;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use holdfast_node_kit::health::Health;
 use holdfast_node_kit::shutdown::Shutdown;
-use holdfast_proto::ids::{Epoch, Namespace, Position, ShardId};
-use holdfast_proto::record::RecordDraft;
-use holdfast_proto::shard::{Claim, ClaimOutcome, ClientKey, Command, GatewayRef};
+use holdfast_node_kit::{clock, net};
+use holdfast_proto::ids::{Incarnation, Namespace, Position, ShardId, SiteId, retained_shard};
+use holdfast_proto::meta::Topology;
+use holdfast_proto::shard::{Command, GatewayRef};
 use holdfast_proto::storage::ReadItem;
+use holdfast_proto::topic;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
+use self::appender::{AppendLimits, ShardQueue};
+pub(crate) use self::attachment::Attachment;
+pub(crate) use self::claims::{Claimed, Ownership};
 pub(crate) use self::config::ClusterConfig;
+use self::control::Control;
+use self::cover::Covers;
+use self::dispatch::{Dispatch, Outgoing};
 pub(crate) use self::error::ClusterError;
+use self::leaders::Leaders;
+use self::link::Links;
+use self::publish::Lane;
+pub(crate) use self::publish::{PublishTurn, Routed, TurnEnd};
+use self::regular::Regular;
+use self::requests::{Body, Gather, Reply, Requests};
 use crate::inbox::Inbox;
 
 /// Handle to the cluster; clones share everything.
 #[derive(Clone)]
-pub(crate) struct Cluster {}
-
-/// A claimed session: its row, with what the old owner had not committed merged in, and the right to it.
-pub(crate) struct Claimed {
-    /// Answer of the home shard.
-    pub(crate) outcome: ClaimOutcome,
-    /// Keep it while the connection lives: through it a newer claim for the same client finds this inbox.
-    pub(crate) ownership: Ownership,
+pub(crate) struct Cluster {
+    shared: Arc<Shared>,
 }
 
-/// This connection is the client's newest on this gateway. Dropping it gives that up.
-pub(crate) struct Ownership {}
-
-/// Where one publish went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Routed {
-    /// Not durable, served: acknowledge it now.
-    Now,
-    /// On its way to the log: `Event::Published` brings its token.
-    Later,
+/// All state of the cluster side.
+struct Shared {
+    config: ClusterConfig,
+    me: GatewayRef,
+    cluster_id: String,
+    shards: u16,
+    health: Health,
+    control: Arc<Control>,
+    links: Links,
+    leaders: Mutex<Leaders>,
+    lanes: Vec<Lane>,
+    dispatch: Mutex<Dispatch>,
+    dispatched: Arc<[AtomicU64]>,
+    /// Wakes the task that sends changes of the tails' filters.
+    filters_gathered: Notify,
+    clocks: Vec<ShardClock>,
+    requests: Mutex<Requests>,
+    regular: Regular,
+    owners: claims::Owners,
+    covers: Covers,
 }
 
-/// Everything one wake-up of a connection publishes.
-pub(crate) struct PublishTurn<'a> {
-    _cluster: &'a Cluster,
-}
+/// What a shard's time is ahead of local monotonic time, in ms.
+#[derive(Debug)]
+struct ShardClock(AtomicI64);
 
-/// What is left of a turn. Keep it until the acknowledgements of `Routed::Now` publishes of the turn
-/// were handed to the socket (at least one attempt to write), then drop it: while it lives, this gateway
-/// does not confirm newer durable filters.
-#[must_use]
-pub(crate) struct TurnEnd {
-    /// The client's home shard has too much to do: publish nothing more (stop reading the socket) until
-    /// `Cluster::uncongested` returns.
-    pub(crate) congested: bool,
-}
+impl ShardClock {
+    const UNKNOWN: i64 = i64::MIN;
 
-impl PublishTurn<'_> {
-    /// Routes one message: regular subscribers are served, a durable one is put into the batch of the
-    /// home shard. The draft's client id and epoch are the turn's.
-    pub(crate) fn publish(&mut self, _draft: &RecordDraft<'_>, _token: u64) -> Routed {
-        todo!()
+    fn set(&self, time_ms: u64, now_ms: u64) {
+        if time_ms > 0 {
+            self.0.store(time_ms as i64 - now_ms as i64, Ordering::Relaxed);
+        }
     }
 
-    /// Hands everything over.
-    pub(crate) fn finish(self) -> TurnEnd {
-        todo!()
-    }
-}
-
-/// A session's live delivery; ends when dropped.
-pub(crate) struct Attachment {}
-
-impl Attachment {
-    /// Adds filters (not `$share/...`). `Event::Attached { token }` follows.
-    pub(crate) fn subscribe(&self, _filters: &[String], _token: u64) {
-        todo!()
-    }
-
-    /// Takes filters back, each that was attached or subscribed once.
-    pub(crate) fn unsubscribe(&self, _filters: &[String]) {
-        todo!()
-    }
-
-    /// Resumes live delivery of a shard after `Event::Behind`. Everything from the answer on is posted.
-    pub(crate) fn attach_shard(&self, _shard: ShardId) -> Position {
-        todo!()
+    fn now_ms(&self) -> u64 {
+        match self.0.load(Ordering::Relaxed) {
+            Self::UNKNOWN => clock::now_ms(),
+            ahead => monotonic::now_ms().saturating_add_signed(ahead),
+        }
     }
 }
 
 impl Cluster {
     /// Joins the cluster: serves gRPC to other gateways, connects to the metadata service and the sites,
     /// and returns when it knows how many shards there are. That waits for a metadata service, as long
-    /// as it takes; `health` turns ready when a durable publish would be acknowledged.
+    /// as it takes; `health` turns ready when a durable publish would be acknowledged. After the
+    /// shutdown signal everything goes on, so that sessions can be handed over: end with
+    /// [`Cluster::leave`].
     pub(crate) async fn start(
-        _config: ClusterConfig,
-        _shutdown: Shutdown,
-        _health: Health,
+        config: ClusterConfig,
+        shutdown: Shutdown,
+        health: Health,
     ) -> Result<Cluster, ClusterError> {
-        todo!()
+        let listener = net::bind(&config.grpc_listen).await.map_err(|error| {
+            ClusterError::Listen { address: config.grpc_listen.clone(), reason: error.to_string() }
+        })?;
+        let me = GatewayRef {
+            incarnation: rand::random_range(1..u64::MAX),
+            name: config.name.clone(),
+            address: config.grpc_advertise.clone().unwrap_or_else(|| config.grpc_listen.clone()),
+        };
+        health.set_not_ready("waiting for the metadata service");
+        let control = Control::new(config.clone(), me.clone());
+        tokio::spawn(control.clone().run());
+        let topology = tokio::select! {
+            topology = first_topology(&control) => topology?,
+            () = shutdown.wait() => {
+                control.leave().await;
+                return Err(ClusterError::Stopping);
+            }
+        };
+        let cluster_id = &topology.cluster_id;
+        let (shards, gateway) = (topology.shards, me.incarnation);
+        tracing::info!(cluster_id, shards, gateway = %Incarnation(gateway), "joined the cluster");
+        let shared = Arc::new(Shared::new(config, me, &topology, control, health));
+        tokio::spawn(forward::serve(shared.clone(), listener));
+        tokio::spawn(cover::run(shared.clone()));
+        tokio::spawn(upkeep::follow_topology(shared.clone()));
+        tokio::spawn(upkeep::send_filters(shared.clone()));
+        tokio::spawn(upkeep::tick(shared.clone()));
+        Ok(Cluster { shared })
+    }
+
+    /// Tells the metadata service that this gateway is gone. Call it last.
+    pub(crate) async fn leave(&self) {
+        self.shared.control.leave().await;
+    }
+
+    /// Posts `Event::Drain` to every connection that holds an [`Ownership`].
+    pub(crate) fn drain(&self) {
+        self.shared.owners.drain();
     }
 
     /// How many shards the cluster was born with.
+    #[must_use]
     pub(crate) fn shards(&self) -> u16 {
-        todo!()
+        self.shared.shards
     }
 
     /// This gateway, as others know it.
+    #[must_use]
     pub(crate) fn gateway(&self) -> GatewayRef {
-        todo!()
+        self.shared.me.clone()
     }
 
     /// Estimate of a shard's time now, in ms since the Unix epoch.
-    pub(crate) fn shard_time_ms(&self, _shard: ShardId) -> u64 {
-        todo!()
+    #[must_use]
+    pub(crate) fn shard_time_ms(&self, shard: ShardId) -> u64 {
+        self.shared.shard_time_ms(shard)
     }
 
     /// Next position that is not dispatched yet, per shard. Call it BEFORE draining the inbox: a live
     /// session that has then drained its inbox has consumed everything below.
-    pub(crate) fn dispatched(&self, _out: &mut Vec<Position>) {
-        todo!()
-    }
-
-    /// Claims a session in its home shard, then has the old owner (another gateway, or an older
-    /// connection here) hand over what it had not committed, which is committed and merged into the row.
-    /// A later claim for the client posts `Event::TakenOver` to `inbox`.
-    pub(crate) async fn claim(
-        &self,
-        _claim: Claim,
-        _inbox: &Arc<Inbox>,
-    ) -> Result<Claimed, ClusterError> {
-        todo!()
-    }
-
-    /// Starts live delivery for `filters` (not `$share/...`). `Event::Attached { token }` follows. Tail
-    /// records that are posted before it lie below its positions.
-    pub(crate) fn attach(
-        &self,
-        _client: ClientKey,
-        _epoch: Epoch,
-        _durable: bool,
-        _filters: &[String],
-        _token: u64,
-        _inbox: Arc<Inbox>,
-    ) -> Attachment {
-        todo!()
+    pub(crate) fn dispatched(&self, out: &mut Vec<Position>) {
+        out.clear();
+        let load = |next: &AtomicU64| Position(next.load(Ordering::Acquire));
+        out.extend(self.shared.dispatched.iter().map(load));
     }
 
     /// Proposes a command to a shard; `Event::Outcome` follows. It may be applied more than once when a
-    /// leader changes meanwhile.
-    pub(crate) fn propose(
-        &self,
-        _shard: ShardId,
-        _command: Command,
-        _token: u64,
-        _inbox: &Arc<Inbox>,
-    ) {
-        todo!()
+    /// leader changes meanwhile, and a later one may overtake it: propose what depends on it after its
+    /// outcome.
+    pub(crate) fn propose(&self, shard: ShardId, command: Command, token: u64, inbox: &Arc<Inbox>) {
+        let reply = Reply::Outcome { token, inbox: inbox.clone() };
+        let deadline_ms = monotonic::now_ms() + self.shared.config.propose_deadline_ms;
+        self.shared.ask(shard, Body::Propose(command), reply, deadline_ms);
     }
 
-    /// Reads for one session; each item is answered by `Event::Page` or `Event::PageFailed`.
+    /// Reads for one session; each item is answered by `Event::Page` or, after `read_deadline_ms`
+    /// without a leader, `Event::PageFailed`.
     pub(crate) fn read(
         &self,
-        _namespace: Namespace,
-        _filters: &Arc<[String]>,
-        _items: Vec<ReadItem>,
-        _inbox: &Arc<Inbox>,
+        namespace: Namespace,
+        filters: &Arc<[String]>,
+        items: Vec<ReadItem>,
+        inbox: &Arc<Inbox>,
     ) {
-        todo!()
+        let deadline_ms = monotonic::now_ms() + self.shared.config.read_deadline_ms;
+        self.shared.ask_reads(namespace, filters, items, inbox, deadline_ms);
     }
 
     /// Asks for the retained messages that match any of the filters; `Event::Retained` follows.
     pub(crate) fn retained(
         &self,
-        _namespace: Namespace,
-        _filters: Vec<String>,
-        _token: u64,
-        _inbox: &Arc<Inbox>,
+        namespace: Namespace,
+        filters: Vec<String>,
+        token: u64,
+        inbox: &Arc<Inbox>,
     ) {
-        todo!()
+        let shared = &self.shared;
+        let shards: Vec<ShardId> = if filters.iter().any(|filter| topic::has_wildcard(filter)) {
+            shared.all_shards().collect()
+        } else {
+            let of = |filter: &String| retained_shard(namespace, filter, shared.shards);
+            let mut shards: Vec<ShardId> = filters.iter().map(of).collect();
+            shards.sort_unstable();
+            shards.dedup();
+            shards
+        };
+        if shards.is_empty() {
+            inbox.post(crate::inbox::Event::Retained { token, result: Ok(Vec::new()) });
+            return;
+        }
+        let gather = Gather::new(token, inbox.clone(), shards.len());
+        let filters: Arc<[String]> = filters.into();
+        let deadline_ms = monotonic::now_ms() + shared.config.read_deadline_ms;
+        for shard in shards {
+            let body = Body::Retained { namespace, filters: filters.clone() };
+            shared.ask(shard, body, Reply::Retained(gather.clone()), deadline_ms);
+        }
+    }
+}
+
+async fn first_topology(control: &Control) -> Result<Arc<Topology>, ClusterError> {
+    let mut topology = control.topology.subscribe();
+    let known = topology.wait_for(Option::is_some).await.map_err(|_| ClusterError::Stopping)?;
+    known.clone().ok_or(ClusterError::Stopping)
+}
+
+impl Shared {
+    fn new(
+        config: ClusterConfig,
+        me: GatewayRef,
+        topology: &Topology,
+        control: Arc<Control>,
+        health: Health,
+    ) -> Shared {
+        let shards = u16::try_from(topology.shards).unwrap_or(u16::MAX);
+        let limits = AppendLimits {
+            batch_bytes_max: config.batch_bytes_max,
+            in_flight_max: config.batches_in_flight_max,
+            queue_bytes_max: config.shard_queue_bytes_max,
+            deadline_ms: config.append_deadline_ms,
+            retry_ms: config.retry_ms,
+        };
+        let queue = |shard| ShardQueue::new(ShardId(shard), Incarnation(me.incarnation), limits);
+        let lane = |shard| Lane { queue: Mutex::new(queue(shard)), eased: Notify::new() };
+        let dispatch = Dispatch::new(shards, config.tail_credit_bytes);
+        let unknown = || ShardClock(AtomicI64::new(ShardClock::UNKNOWN));
+        Shared {
+            cluster_id: topology.cluster_id.clone(),
+            shards,
+            health,
+            control,
+            links: Links::default(),
+            leaders: Mutex::new(Leaders::new(shards)),
+            lanes: (0..shards).map(lane).collect(),
+            dispatched: dispatch.dispatched(),
+            dispatch: Mutex::new(dispatch),
+            filters_gathered: Notify::new(),
+            clocks: (0..shards).map(|_| unknown()).collect(),
+            requests: Mutex::default(),
+            regular: Regular::default(),
+            owners: claims::Owners::default(),
+            covers: Covers::default(),
+            me,
+            config,
+        }
     }
 
-    /// Begins a turn of publishing. `durable`: the publisher's session is durable (its QoS 2 messages
-    /// always go to the log).
-    pub(crate) fn publish_turn(
-        &self,
-        _client: &ClientKey,
-        _epoch: Epoch,
-        _durable: bool,
-        _inbox: &Arc<Inbox>,
-    ) -> PublishTurn<'_> {
-        todo!()
+    fn all_shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.shards).map(ShardId)
     }
 
-    /// Waits until the client's home shard takes publishes again. Cancel safe.
-    pub(crate) async fn uncongested(&self, _client: &ClientKey) {
-        todo!()
+    fn shard_time_ms(&self, shard: ShardId) -> u64 {
+        self.clocks.get(usize::from(shard.0)).map_or_else(clock::now_ms, ShardClock::now_ms)
+    }
+
+    /// Puts frames on the way. Called under the lock of what made them, so that they keep their order.
+    fn send_all(&self, out: &mut Vec<Outgoing>) {
+        for (site, frame) in out.drain(..) {
+            // A link that is lost takes its tails and filters back by itself.
+            self.links.send(site, frame);
+        }
+    }
+
+    /// A site said that it does not lead the shard.
+    fn leader_refused(&self, shard: ShardId, by: SiteId, hint: Option<SiteId>) {
+        let now_ms = monotonic::now_ms();
+        if self.leaders.lock().refused(shard, by, hint, now_ms) {
+            self.leader_changed(shard);
+        }
+    }
+
+    /// The shard has another leader, none, or one whose link has come up: moves everything there.
+    fn leader_changed(&self, shard: ShardId) {
+        let leader = self.leaders.lock().get(shard);
+        {
+            let mut out = Vec::new();
+            let mut dispatch = self.dispatch.lock();
+            dispatch.lead(shard, leader, &mut out);
+            self.send_all(&mut out);
+        }
+        if let Some(lane) = self.lanes.get(usize::from(shard.0)) {
+            let mut queue = lane.queue.lock();
+            queue.set_leader(leader);
+            self.pump(shard, &mut queue, monotonic::now_ms());
+        }
+        self.resend_requests(shard);
     }
 }

@@ -1,0 +1,95 @@
+//! Making filters of durable sessions known to every gateway before they are confirmed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_proto::ids::Namespace;
+use holdfast_proto::meta::CoverFiltersRequest;
+use holdfast_proto::storage::Filter;
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore, oneshot};
+
+use super::error::ClusterError;
+use super::{Shared, control};
+
+/// Calls under way; further filters wait and go into one call.
+const CALLS_MAX: usize = 8;
+
+type Answer = Result<(), ClusterError>;
+
+/// Filters that wait to be covered, with who waits.
+#[derive(Debug, Default)]
+pub(crate) struct Covers {
+    waiting: Mutex<(Vec<Filter>, Vec<oneshot::Sender<Answer>>)>,
+    more: Notify,
+}
+
+impl Shared {
+    /// Whether all of the filters are known to every live gateway.
+    #[must_use]
+    pub(crate) fn are_covered(&self, namespace: Namespace, filters: &[String]) -> bool {
+        let routes = self.control.routes.read();
+        filters.iter().all(|filter| routes.covers(namespace, filter))
+    }
+
+    /// Returns when every live gateway treats what the filters match as durable.
+    pub(crate) async fn cover(&self, namespace: Namespace, filters: &[String]) -> Answer {
+        if self.are_covered(namespace, filters) {
+            return Ok(());
+        }
+        let (sender, answer) = oneshot::channel();
+        {
+            let mut waiting = self.covers.waiting.lock();
+            waiting.0.extend(
+                filters
+                    .iter()
+                    .map(|filter| Filter { namespace: namespace.0, filter: filter.clone() }),
+            );
+            waiting.1.push(sender);
+        }
+        self.covers.more.notify_one();
+        answer.await.unwrap_or(Err(ClusterError::Stopping))
+    }
+
+    async fn call_cover(&self, filters: Vec<Filter>) -> Answer {
+        let request = CoverFiltersRequest { cluster_id: self.cluster_id.clone(), filters };
+        let deadline = Duration::from_millis(self.config.subscribe_deadline_ms);
+        for address in &self.config.meta {
+            let Ok(mut client) = control::client(address).await else { continue };
+            let call = client.cover_filters(request.clone());
+            match tokio::time::timeout(deadline, call).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(status)) if status.code() == tonic::Code::InvalidArgument => {
+                    return Err(ClusterError::Refused { reason: status.message().to_owned() });
+                }
+                Ok(Err(status)) => {
+                    tracing::warn!(address, error = %status, "filters cannot be made durable");
+                }
+                Err(_) => tracing::warn!(address, "filters were not made durable in time"),
+            }
+        }
+        Err(ClusterError::Unavailable { what: "the metadata service" })
+    }
+}
+
+/// Sends what gathers, as long as the process runs.
+pub(crate) async fn run(shared: Arc<Shared>) {
+    let calls = Arc::new(Semaphore::new(CALLS_MAX));
+    loop {
+        shared.covers.more.notified().await;
+        let Ok(call) = calls.clone().acquire_owned().await else { return };
+        let (filters, waiting) = std::mem::take(&mut *shared.covers.waiting.lock());
+        if waiting.is_empty() {
+            continue;
+        }
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let answer = shared.call_cover(filters).await;
+            for sender in waiting {
+                // A subscriber that has gone needs no answer.
+                let _ = sender.send(answer.clone());
+            }
+            drop(call);
+        });
+    }
+}

@@ -1,0 +1,174 @@
+//! What goes on beside the connections: following the topology, sending gathered filters, and all that
+//! is due by time.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_proto::ids::{ShardId, SiteId};
+use holdfast_proto::meta::{Liveness, Topology};
+use tokio::task::JoinHandle;
+
+use super::{Shared, forward, link, metrics as names, monotonic};
+
+/// Pause between looks at what is due.
+const TICK: Duration = Duration::from_millis(100);
+/// A shard without a known leader for this long is asked for, in ms.
+const PROBE_AFTER_MS: u64 = 1_000;
+
+/// A task that ends when its peer leaves the topology, with the peer's address.
+struct Kept {
+    address: String,
+    task: JoinHandle<()>,
+}
+
+/// The tasks for all peers of one kind, by id.
+#[derive(Default)]
+struct Peers(HashMap<u64, Kept>);
+
+impl Peers {
+    /// Starts tasks for new peers (and for those that moved), ends those of peers that are gone.
+    fn reconcile(
+        &mut self,
+        wanted: HashMap<u64, String>,
+        mut start: impl FnMut(u64, String) -> JoinHandle<()>,
+    ) {
+        self.0.retain(|id, kept| {
+            let stays = wanted.get(id) == Some(&kept.address);
+            if !stays {
+                kept.task.abort();
+            }
+            stays
+        });
+        for (id, address) in wanted {
+            self.0
+                .entry(id)
+                .or_insert_with(|| Kept { address: address.clone(), task: start(id, address) });
+        }
+    }
+}
+
+/// Keeps a link to every site and a forwarding stream from every other gateway.
+pub(crate) async fn follow_topology(shared: Arc<Shared>) {
+    let mut topologies = shared.control.topology.subscribe();
+    let (mut sites, mut gateways) = (Peers::default(), Peers::default());
+    loop {
+        let topology = topologies.borrow_and_update().clone();
+        if let Some(topology) = topology {
+            sites.reconcile(site_addresses(&topology), |id, address| {
+                tokio::spawn(link::keep(shared.clone(), SiteId(id), address))
+            });
+            gateways
+                .reconcile(gateway_addresses(&topology, shared.me.incarnation), |id, address| {
+                    tokio::spawn(forward::listen(shared.clone(), id, address))
+                });
+        }
+        if topologies.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn site_addresses(topology: &Topology) -> HashMap<u64, String> {
+    let sites = topology.sites.iter().filter(|site| !site.address.is_empty());
+    sites.map(|site| (site.site_id, site.address.clone())).collect()
+}
+
+fn gateway_addresses(topology: &Topology, me: u64) -> HashMap<u64, String> {
+    topology
+        .gateways
+        .iter()
+        .filter(|gateway| gateway.liveness() != Liveness::Dead)
+        .filter_map(|gateway| gateway.gateway.as_ref())
+        .filter(|gateway| gateway.incarnation != me)
+        .map(|gateway| (gateway.incarnation, gateway.address.clone()))
+        .collect()
+}
+
+/// Sends what changes in the tails' filters: what gathered until this task ran goes into one frame.
+pub(crate) async fn send_filters(shared: Arc<Shared>) {
+    loop {
+        shared.filters_gathered.notified().await;
+        let mut out = Vec::new();
+        let mut dispatch = shared.dispatch.lock();
+        dispatch.flush(&mut out);
+        shared.send_all(&mut out);
+    }
+}
+
+/// Does what is due by time.
+pub(crate) async fn tick(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let now_ms = monotonic::now_ms();
+        shared.tick_requests(now_ms);
+        shared.tick_queues(now_ms);
+        {
+            let mut out = Vec::new();
+            let mut dispatch = shared.dispatch.lock();
+            dispatch.tick(now_ms, &mut out);
+            shared.send_all(&mut out);
+        }
+        shared.probe_leaders(now_ms);
+        shared.tell_health(now_ms);
+    }
+}
+
+impl Shared {
+    fn tick_queues(&self, now_ms: u64) {
+        for shard in self.all_shards() {
+            let mut queue = self.lane(shard).queue.lock();
+            if queue.is_idle() {
+                continue;
+            }
+            self.pump(shard, &mut queue, now_ms);
+            let failed = queue.expire(now_ms, self.shard_time_ms(shard));
+            if failed > 0 {
+                let bytes = queue.queued_bytes();
+                tracing::warn!(%shard, failed, bytes, "publishes failed: no leader took them in time");
+                metrics::counter!(names::PUBLISHES_REFUSED).increment(u64::from(failed));
+            }
+        }
+    }
+
+    /// Asks replicas in turn for shards that nobody is known to lead.
+    fn probe_leaders(&self, now_ms: u64) {
+        let silent =
+            |shard: &ShardId| self.leaders.lock().get(*shard).is_none_or(|s| !self.links.is_up(s));
+        let silent: Vec<ShardId> = self.all_shards().filter(silent).collect();
+        if silent.is_empty() {
+            return;
+        }
+        let Some(topology) = self.control.topology.borrow().clone() else { return };
+        for shard in silent {
+            let replicas: Vec<SiteId> = topology
+                .placement
+                .iter()
+                .filter(|placed| placed.shard == u32::from(shard.0))
+                .flat_map(|placed| &placed.replicas)
+                .map(|replica| SiteId(replica.site_id))
+                .filter(|site| self.links.is_up(*site))
+                .collect();
+            let probed = self.leaders.lock().probe(shard, &replicas, PROBE_AFTER_MS, now_ms);
+            if let Some(site) = probed {
+                tracing::debug!(%shard, %site, "asking a replica who leads");
+                self.leader_changed(shard);
+            }
+        }
+    }
+
+    fn tell_health(&self, now_ms: u64) {
+        let stores_everything = self.control.routes.read().stores_everything(now_ms);
+        metrics::gauge!(names::STORES_EVERYTHING).set(f64::from(u8::from(stores_everything)));
+        let lacking = self.all_shards().find(|shard| {
+            let leader = self.leaders.lock().get(*shard);
+            !leader.is_some_and(|site| self.links.is_up(site))
+        });
+        match lacking {
+            None => self.health.set_ready(),
+            Some(shard) => self.health.set_not_ready(format!("no leader of shard {shard}")),
+        }
+    }
+}
