@@ -1,0 +1,131 @@
+//! All metrics of a storage node: names, units, meaning.
+
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+const SYNC: &str = "holdfast_storage_sync_seconds";
+const ROUND_FRAMES: &str = "holdfast_storage_log_round_frames";
+const ROUND_BYTES: &str = "holdfast_storage_log_written_bytes_total";
+const COMMIT: &str = "holdfast_storage_commit_seconds";
+const ENTRY_REQUESTS: &str = "holdfast_storage_entry_requests";
+const ENTRY_BYTES: &str = "holdfast_storage_entry_bytes";
+const CHECKPOINT: &str = "holdfast_storage_checkpoint_seconds";
+const RUN_BYTES: &str = "holdfast_storage_run_written_bytes_total";
+const TAIL_BYTES: &str = "holdfast_storage_tail_pushed_bytes_total";
+const READ_BYTES: &str = "holdfast_storage_read_bytes_total";
+const REFUSED: &str = "holdfast_storage_refused_total";
+const DROPPED: &str = "holdfast_storage_generations_dropped_total";
+const LEADERS: &str = "holdfast_storage_shard_leaders";
+const REPLICAS: &str = "holdfast_storage_replicas";
+const QUARANTINED: &str = "holdfast_storage_replicas_quarantined";
+const GATEWAYS: &str = "holdfast_storage_gateways";
+const SESSIONS: &str = "holdfast_storage_sessions";
+const CONNECTED: &str = "holdfast_storage_sessions_connected";
+const APPLIED: &str = "holdfast_storage_applied_index";
+const COMMITTED: &str = "holdfast_storage_log_index";
+const POSITIONS: &str = "holdfast_storage_next_position";
+const DISK: &str = "holdfast_storage_disk_bytes";
+const MISSING: &str = "holdfast_storage_runs_missing";
+const DISK_FULL: &str = "holdfast_storage_disk_full";
+
+/// Gives every metric its unit and meaning; called once at start.
+pub(crate) fn describe() {
+    describe_histogram!(SYNC, "time of one fdatasync of the site log, s");
+    describe_histogram!(ROUND_FRAMES, "frames that one sync of the site log covered");
+    describe_counter!(ROUND_BYTES, "bytes written to the site log");
+    describe_histogram!(COMMIT, "from a request's arrival at the leader to its entry's answer, s");
+    describe_histogram!(ENTRY_REQUESTS, "requests in one proposed entry");
+    describe_histogram!(ENTRY_BYTES, "bytes of one proposed entry");
+    describe_histogram!(CHECKPOINT, "time of one checkpoint, s");
+    describe_counter!(RUN_BYTES, "bytes written to runs");
+    describe_counter!(TAIL_BYTES, "bytes pushed on tails");
+    describe_counter!(READ_BYTES, "bytes answered to reads");
+    describe_counter!(REFUSED, "requests refused, by reason");
+    describe_counter!(DROPPED, "generations dropped, by reason");
+    describe_gauge!(LEADERS, "shards that this site leads");
+    describe_gauge!(REPLICAS, "replicas of this site");
+    describe_gauge!(QUARANTINED, "replicas of this site that may not vote: their data is damaged");
+    describe_gauge!(GATEWAYS, "gateways connected to this site");
+    describe_gauge!(SESSIONS, "sessions of the shards that this site leads");
+    describe_gauge!(CONNECTED, "of these, sessions that a gateway owns");
+    describe_gauge!(APPLIED, "applied Raft index, by shard");
+    describe_gauge!(COMMITTED, "last Raft index in the log, by shard");
+    describe_gauge!(POSITIONS, "position of the next message, by shard");
+    describe_gauge!(DISK, "bytes on disk, by kind of data");
+    describe_gauge!(MISSING, "runs that are to be fetched from other holders");
+    describe_gauge!(DISK_FULL, "1 while the disk is at its high mark and appends are refused");
+}
+
+pub(crate) fn log_round(frames: usize, bytes: u64, sync: Duration) {
+    histogram!(SYNC).record(sync);
+    histogram!(ROUND_FRAMES).record(frames as f64);
+    counter!(ROUND_BYTES).increment(bytes);
+}
+
+pub(crate) fn committed(took: Duration) {
+    histogram!(COMMIT).record(took);
+}
+
+pub(crate) fn proposed(requests: usize, bytes: usize) {
+    histogram!(ENTRY_REQUESTS).record(requests as f64);
+    histogram!(ENTRY_BYTES).record(bytes as f64);
+}
+
+pub(crate) fn checkpoint(took: Duration, run_bytes: u64) {
+    histogram!(CHECKPOINT).record(took);
+    counter!(RUN_BYTES).increment(run_bytes);
+}
+
+pub(crate) fn tail_pushed(bytes: usize) {
+    counter!(TAIL_BYTES).increment(bytes as u64);
+}
+
+pub(crate) fn read(bytes: usize) {
+    counter!(READ_BYTES).increment(bytes as u64);
+}
+
+pub(crate) fn refused(reason: &'static str) {
+    counter!(REFUSED, "reason" => reason).increment(1);
+}
+
+pub(crate) fn generation_dropped(by_disk: bool) {
+    let reason = if by_disk { "disk_full" } else { "age" };
+    counter!(DROPPED, "reason" => reason).increment(1);
+}
+
+/// The site as a whole, refreshed now and then.
+pub(crate) struct SiteGauges {
+    pub(crate) leaders: usize,
+    pub(crate) replicas: usize,
+    pub(crate) quarantined: usize,
+    pub(crate) gateways: usize,
+    pub(crate) sessions: u64,
+    pub(crate) connected: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) state_bytes: u64,
+    pub(crate) run_bytes: u64,
+    pub(crate) runs_missing: usize,
+    pub(crate) disk_full: bool,
+}
+
+pub(crate) fn site(gauges: &SiteGauges) {
+    gauge!(LEADERS).set(gauges.leaders as f64);
+    gauge!(REPLICAS).set(gauges.replicas as f64);
+    gauge!(QUARANTINED).set(gauges.quarantined as f64);
+    gauge!(GATEWAYS).set(gauges.gateways as f64);
+    gauge!(SESSIONS).set(gauges.sessions as f64);
+    gauge!(CONNECTED).set(gauges.connected as f64);
+    gauge!(DISK, "kind" => "log").set(gauges.log_bytes as f64);
+    gauge!(DISK, "kind" => "state").set(gauges.state_bytes as f64);
+    gauge!(DISK, "kind" => "runs").set(gauges.run_bytes as f64);
+    gauge!(MISSING).set(gauges.runs_missing as f64);
+    gauge!(DISK_FULL).set(f64::from(u8::from(gauges.disk_full)));
+}
+
+pub(crate) fn shard(shard: u16, applied: u64, last: u64, next_position: u64) {
+    let shard = shard.to_string();
+    gauge!(APPLIED, "shard" => shard.clone()).set(applied as f64);
+    gauge!(COMMITTED, "shard" => shard.clone()).set(last as f64);
+    gauge!(POSITIONS, "shard" => shard).set(next_position as f64);
+}

@@ -1,0 +1,320 @@
+//! One replica's state: the applied shard in memory, its runs, and where both are kept on disk.
+//!
+//! Readers and tails look at the cell; only the state machine changes it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::BytesMut;
+use holdfast_log::run::{Run, RunError, RunId};
+use holdfast_log::{Disk, ReplicaKey};
+use holdfast_proto::ids::{Generation, Namespace, Position, ShardId};
+use holdfast_proto::placed::Placed;
+use holdfast_proto::shard::{RunRow, Status};
+use holdfast_shard::Shard;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, watch};
+
+use crate::state_store::{ReplicaStore, StoreError};
+
+/// One replica's state.
+pub(crate) struct Cell {
+    pub(crate) key: ReplicaKey,
+    /// How many shards the cluster has.
+    pub(crate) shards: u16,
+    pub(crate) store: ReplicaStore,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) shard: Mutex<Shard<ReplicaStore>>,
+    runs: RwLock<BTreeMap<Position, RunSlot>>,
+    /// Head of the shard as applied; moves after the records are readable.
+    pub(crate) head: watch::Sender<Position>,
+    /// A checkpoint was completed.
+    pub(crate) checkpointed: Notify,
+    /// A run that the state names is not on this disk.
+    pub(crate) run_missing: Notify,
+    /// This replica leads: it serves tails and feeds the registry.
+    leading: AtomicBool,
+}
+
+/// A run that the state names; `None` while the file has to be fetched from another holder.
+struct RunSlot {
+    row: RunRow,
+    run: Option<Arc<Run>>,
+}
+
+/// What a read found.
+pub(crate) struct Page {
+    pub(crate) status: Status,
+    pub(crate) records: BytesMut,
+    pub(crate) next: Position,
+    pub(crate) head: bool,
+    pub(crate) time_ms: u64,
+    pub(crate) dropped_below: u64,
+}
+
+/// Folder of the runs.
+pub(crate) const RUNS_DIR: &str = "runs";
+
+/// The identity of the run that a row names.
+pub(crate) fn run_id(shard: ShardId, row: &RunRow) -> RunId {
+    RunId {
+        shard,
+        generation: Generation(row.generation),
+        first: Position(row.first_position),
+        end: Position(row.end_position),
+    }
+}
+
+impl Cell {
+    pub(crate) fn new(
+        key: ReplicaKey,
+        shards: u16,
+        store: ReplicaStore,
+        disk: Arc<dyn Disk>,
+        shard: Shard<ReplicaStore>,
+    ) -> Cell {
+        let head = watch::Sender::new(shard.next_position());
+        let cell = Cell {
+            key,
+            shards,
+            store,
+            disk,
+            shard: Mutex::new(shard),
+            runs: RwLock::default(),
+            head,
+            checkpointed: Notify::new(),
+            run_missing: Notify::new(),
+            leading: AtomicBool::new(false),
+        };
+        cell.reload_runs();
+        cell
+    }
+
+    pub(crate) fn is_leading(&self) -> bool {
+        self.leading.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_leading(&self, leading: bool) {
+        self.leading.store(leading, Ordering::Release);
+    }
+
+    /// Opens the runs that the state names and forgets all others.
+    pub(crate) fn reload_runs(&self) {
+        let rows: Vec<RunRow> = self.shard.lock().runs().to_vec();
+        let mut runs = BTreeMap::new();
+        for row in rows {
+            let run = self.open_run(&row);
+            if run.is_none() {
+                self.run_missing.notify_one();
+            }
+            runs.insert(Position(row.first_position), RunSlot { row, run });
+        }
+        *self.runs.write() = runs;
+    }
+
+    fn open_run(&self, row: &RunRow) -> Option<Arc<Run>> {
+        match Run::open(self.disk.as_ref(), RUNS_DIR, run_id(self.key.shard, row)) {
+            Ok(run) if run.info().checksum == row.checksum => Some(Arc::new(run)),
+            Ok(_) => {
+                tracing::error!(
+                    shard = self.key.shard.0,
+                    first = row.first_position,
+                    "run differs from its row"
+                );
+                None
+            }
+            Err(error) => {
+                tracing::warn!(shard = self.key.shard.0, first = row.first_position, %error, "run is missing");
+                None
+            }
+        }
+    }
+
+    /// Makes a run readable that was just written or fetched.
+    pub(crate) fn run_ready(&self, row: RunRow) -> bool {
+        let run = self.open_run(&row);
+        let ready = run.is_some();
+        self.runs.write().insert(Position(row.first_position), RunSlot { row, run });
+        ready
+    }
+
+    /// Removes the runs of a dropped generation.
+    pub(crate) fn drop_generation(&self, generation: u64) {
+        let mut dropped = Vec::new();
+        self.runs.write().retain(|_, slot| {
+            let keep = slot.row.generation != generation;
+            if !keep {
+                dropped.push(slot.row);
+            }
+            keep
+        });
+        for row in dropped {
+            let id = run_id(self.key.shard, &row);
+            if let Err(error) = holdfast_log::run::remove_run(self.disk.as_ref(), RUNS_DIR, id) {
+                tracing::warn!(shard = self.key.shard.0, first = row.first_position, %error, "run not removed");
+            }
+        }
+    }
+
+    /// Rows of the runs whose files have to be fetched.
+    pub(crate) fn missing_runs(&self) -> Vec<RunRow> {
+        let runs = self.runs.read();
+        runs.values().filter(|slot| slot.run.is_none()).map(|slot| slot.row).collect()
+    }
+
+    /// Bytes of this replica's runs.
+    pub(crate) fn run_bytes(&self) -> u64 {
+        self.runs.read().values().map(|slot| slot.row.bytes).sum()
+    }
+
+    /// The first run that ends above `from`, if it is all or partly below `until`.
+    fn run_at(&self, from: Position, until: Position) -> Option<Result<Arc<Run>, ()>> {
+        let runs = self.runs.read();
+        let slot = runs
+            .range(..=from)
+            .next_back()
+            .filter(|(_, slot)| slot.row.end_position > from.0)
+            .or_else(|| runs.range(from..until).next())?;
+        Some(slot.1.run.clone().ok_or(()))
+    }
+
+    /// Records from `from` on that match one of the filters. Reads files: call it off the reactor if
+    /// [`Cell::needs_disk`] says so.
+    pub(crate) fn read(
+        &self,
+        namespace: Namespace,
+        filters: &[String],
+        from: Position,
+        bytes_max: usize,
+    ) -> Result<Page, RunError> {
+        let mut page = Page {
+            status: Status::Ok,
+            records: BytesMut::new(),
+            next: from,
+            head: false,
+            time_ms: 0,
+            dropped_below: 0,
+        };
+        loop {
+            {
+                let shard = self.shard.lock();
+                page.time_ms = shard.time_ms();
+                let oldest = shard
+                    .generations()
+                    .first()
+                    .map_or(Position::FIRST, |row| Position(row.first_position));
+                if page.next < oldest {
+                    page.dropped_below = oldest.0;
+                    page.next = oldest;
+                }
+                if !shard.last_positions().may_have_news(namespace, filters, page.next) {
+                    page.next = page.next.max(shard.next_position());
+                    page.head = true;
+                    return Ok(page);
+                }
+                if page.next >= shard.tail().first() {
+                    let room = bytes_max.saturating_sub(page.records.len());
+                    let (next, _) =
+                        shard.tail().read(namespace, filters, page.next, room, &mut page.records);
+                    page.next = next;
+                    page.head = next >= shard.next_position();
+                    return Ok(page);
+                }
+            }
+            if !self.read_run(namespace, filters, bytes_max, &mut page)? {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// Reads on in the run at `page.next`; false when the page is full or the run is missing.
+    fn read_run(
+        &self,
+        namespace: Namespace,
+        filters: &[String],
+        bytes_max: usize,
+        page: &mut Page,
+    ) -> Result<bool, RunError> {
+        let until = self.shard.lock().tail().first();
+        let run = match self.run_at(page.next, until) {
+            // Nothing is kept between here and the tail.
+            None => {
+                page.next = page.next.max(until);
+                return Ok(true);
+            }
+            Some(Err(())) => {
+                page.status = Status::Unavailable;
+                return Ok(false);
+            }
+            Some(Ok(run)) => run,
+        };
+        let room = bytes_max.saturating_sub(page.records.len());
+        let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
+        let from = page.next.max(run.info().id.first);
+        let end = run.read(namespace, &filters, from, room, &mut page.records)?;
+        page.next = end.next;
+        Ok(page.records.len() < bytes_max && end.next >= run.info().id.end)
+    }
+
+    /// The records at these positions, as far as they are still kept.
+    pub(crate) fn at(&self, positions: &[u64]) -> Result<Page, RunError> {
+        let mut records = BytesMut::new();
+        let mut below = Vec::new();
+        let (tail_first, next, time_ms) = {
+            let shard = self.shard.lock();
+            for position in positions.iter().copied().map(Position) {
+                match shard.tail().at(position) {
+                    Some(placed) => {
+                        Placed::encode(&mut records, position, placed.time_ms, &placed.record);
+                    }
+                    None => below.push(position),
+                }
+            }
+            (shard.tail().first(), shard.next_position(), shard.time_ms())
+        };
+        let mut status = Status::Ok;
+        for position in below {
+            match self.run_at(position, tail_first) {
+                Some(Ok(run)) => {
+                    run.at(&[position], &mut records)?;
+                }
+                Some(Err(())) => status = Status::Unavailable,
+                None => {}
+            }
+        }
+        Ok(Page { status, records, next, head: false, time_ms, dropped_below: 0 })
+    }
+
+    /// Whether a read from `from` on will open files.
+    pub(crate) fn needs_disk(
+        &self,
+        namespace: Namespace,
+        filters: &[String],
+        from: Position,
+    ) -> bool {
+        let shard = self.shard.lock();
+        from < shard.tail().first()
+            && shard.last_positions().may_have_news(namespace, filters, from)
+    }
+
+    /// Replaces the state by that of an installed snapshot.
+    pub(crate) fn replace(&self, shard: Shard<ReplicaStore>) {
+        let head = shard.next_position();
+        *self.shard.lock() = shard;
+        self.reload_runs();
+        self.head.send_replace(head);
+    }
+
+    /// Forgets everything on disk.
+    pub(crate) fn erase(&self) -> Result<(), StoreError> {
+        let rows: Vec<RunRow> = self.runs.read().values().map(|slot| slot.row).collect();
+        for row in rows {
+            let id = run_id(self.key.shard, &row);
+            if let Err(error) = holdfast_log::run::remove_run(self.disk.as_ref(), RUNS_DIR, id) {
+                tracing::warn!(shard = self.key.shard.0, %error, "run not removed");
+            }
+        }
+        self.store.clear()
+    }
+}

@@ -1,0 +1,183 @@
+//! One replica of a shard at this site: its Raft node, its state, and at the leader its proposer.
+
+pub(crate) mod cell;
+pub(crate) mod membership;
+pub(crate) mod proposer;
+pub(crate) mod run_file;
+pub(crate) mod upkeep;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use holdfast_log::{ReplicaKey, SiteLog};
+use holdfast_node_kit::shutdown::Shutdown;
+use holdfast_proto::shard::Status;
+use holdfast_proto::storage as pb;
+use openraft::ServerState;
+use openraft::error::RaftError;
+use openraft::raft::AppendEntriesRequest;
+use parking_lot::Mutex;
+
+use crate::config::RaftConfig;
+use crate::fatal::Fatal;
+use crate::feed::FeedQueue;
+use crate::raft::{Raft, ShardRaft, codec};
+use crate::serve::tails::Tails;
+use cell::Cell;
+use proposer::ProposalQueue;
+
+/// One replica of a shard at this site.
+pub(crate) struct Replica {
+    pub(crate) key: ReplicaKey,
+    pub(crate) raft: Raft,
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) log: SiteLog,
+    pub(crate) tails: Tails,
+    pub(crate) feed: Arc<FeedQueue>,
+    pub(crate) limits: RaftConfig,
+    pub(crate) fatal: Fatal,
+    /// Raised when the replica leaves this site or the process stops.
+    pub(crate) stopped: Shutdown,
+    queue: ProposalQueue,
+    disk_full: Arc<AtomicBool>,
+    stalled: Arc<AtomicBool>,
+    contact: Mutex<Instant>,
+    appending: AtomicBool,
+    membership_step: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    leader: AtomicU64,
+}
+
+/// Conditions of the site's disk, shared by its replicas.
+#[derive(Clone, Default)]
+pub(crate) struct DiskState {
+    /// At the high mark: no client appends.
+    pub(crate) full: Arc<AtomicBool>,
+    /// A sync takes too long: leaders are not to be trusted with writes.
+    pub(crate) stalled: Arc<AtomicBool>,
+}
+
+/// What a replica is made of.
+pub(crate) struct Parts {
+    pub(crate) key: ReplicaKey,
+    pub(crate) raft: Raft,
+    pub(crate) cell: Arc<Cell>,
+    pub(crate) log: SiteLog,
+    pub(crate) tails: Tails,
+    pub(crate) feed: Arc<FeedQueue>,
+    pub(crate) limits: RaftConfig,
+    pub(crate) fatal: Fatal,
+    pub(crate) disk: DiskState,
+}
+
+impl Replica {
+    pub(crate) fn new(parts: Parts) -> Replica {
+        Replica {
+            queue: ProposalQueue::new(parts.limits.queue_bytes_max),
+            key: parts.key,
+            raft: parts.raft,
+            cell: parts.cell,
+            log: parts.log,
+            tails: parts.tails,
+            feed: parts.feed,
+            limits: parts.limits,
+            fatal: parts.fatal,
+            stopped: Shutdown::new(),
+            disk_full: parts.disk.full,
+            stalled: parts.disk.stalled,
+            contact: Mutex::new(Instant::now()),
+            appending: AtomicBool::new(false),
+            membership_step: Mutex::default(),
+            leader: AtomicU64::new(0),
+        }
+    }
+
+    /// The term in which this replica leads and may decide: it has applied the first entry of its own
+    /// term, a quorum answered within the lease, and its disk answers.
+    ///
+    /// # Errors
+    /// `NotLeader`, or `Unavailable` if it leads but may not decide now.
+    pub(crate) fn serving(&self) -> Result<u64, Status> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.state != ServerState::Leader {
+            return Err(Status::NotLeader);
+        }
+        let term = metrics.current_term;
+        let own_applied =
+            metrics.last_applied.is_some_and(|applied| applied.leader_id.term == term);
+        let heard = metrics.membership_config.voter_ids().count() == 1
+            || metrics.millis_since_quorum_ack.is_some_and(|ms| ms <= self.limits.lease_ms);
+        if own_applied && heard && !self.stalled.load(Ordering::Relaxed) {
+            Ok(term)
+        } else {
+            Err(Status::Unavailable)
+        }
+    }
+
+    /// The site that leads, as far as known; 0 if not.
+    pub(crate) fn leader_site(&self) -> u64 {
+        self.leader.load(Ordering::Relaxed)
+    }
+
+    /// Leader's site and term, read from Raft; remembered for [`Replica::leader_site`].
+    pub(crate) fn refresh_leader(&self) -> (u64, u64) {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let member = metrics
+            .current_leader
+            .and_then(|leader| metrics.membership_config.membership().get_node(&leader).copied());
+        let site = member.map_or(0, |member| member.site);
+        self.leader.store(site, Ordering::Relaxed);
+        (site, metrics.current_term)
+    }
+
+    pub(crate) fn disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn disk_stalled(&self) -> bool {
+        self.stalled.load(Ordering::Relaxed)
+    }
+
+    /// When this replica last heard of a live leader or candidate that it follows.
+    pub(crate) fn last_contact(&self) -> Instant {
+        *self.contact.lock()
+    }
+
+    pub(crate) fn touch(&self) {
+        *self.contact.lock() = Instant::now();
+    }
+
+    /// The last entry of this replica's log.
+    pub(crate) fn last_log_id(&self) -> Option<pb::RaftLogId> {
+        self.raft.data_metrics().borrow().last_log.as_ref().map(codec::log_id_to)
+    }
+
+    /// Takes one AppendEntries at a time; `None` while another is under way.
+    pub(crate) async fn append_entries(
+        &self,
+        request: AppendEntriesRequest<ShardRaft>,
+    ) -> Option<Result<openraft::raft::AppendEntriesResponse<u64>, RaftError<u64>>> {
+        if self.appending.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        let answer = self.raft.append_entries(request).await;
+        self.appending.store(false, Ordering::Release);
+        if let Ok(answer) = &answer
+            && !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_))
+        {
+            self.touch();
+        }
+        Some(answer)
+    }
+
+    /// Ends this replica's tasks and its Raft node.
+    pub(crate) async fn stop(&self) {
+        self.stopped.trigger();
+        self.cell.set_leading(false);
+        if let Err(error) = self.raft.shutdown().await {
+            tracing::warn!(shard = self.key.shard.0, %error, "raft did not end cleanly");
+        }
+    }
+}
