@@ -28,6 +28,11 @@ pub(crate) async fn readiness(address: &str) -> Readiness {
     }
 }
 
+/// Whether the process answers at all at `address`.
+pub(crate) async fn is_live(address: &str) -> bool {
+    matches!(timeout(ANSWER_TIMEOUT, ask(address)).await, Ok(Ok(_)))
+}
+
 async fn ask(address: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
     let request =
@@ -64,5 +69,6 @@ mod tests {
     #[tokio::test]
     async fn nobody_there_is_not_ready() {
         assert!(matches!(readiness("127.0.0.1:1").await, Readiness::NotReady(_)));
+        assert!(!is_live("127.0.0.1:1").await);
     }
 }

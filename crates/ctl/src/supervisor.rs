@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::console;
 use crate::data_dir::DataDir;
 use crate::plan::{Member, Plan};
+use crate::probe;
 use crate::process;
 use crate::role::Role;
 use crate::status::Status;
@@ -126,18 +127,15 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Waits until all processes of a role are ready.
+    /// Waits until all processes of a role answer: they may need the next role to be ready.
     async fn wait_for(&mut self, role: Role) -> Result<(), SupervisorError> {
-        loop {
-            let status = self.look().await?;
-            let of_role = |name: &str| {
-                self.watched.iter().any(|w| w.member.role == role && w.member.name == name)
-            };
-            if status.processes.iter().all(|process| process.ready || !of_role(&process.name)) {
-                return Ok(());
+        for member in self.plan.members().into_iter().filter(|member| member.role == role) {
+            while !probe::is_live(&member.http).await {
+                self.revive()?;
+                sleep(WATCH_INTERVAL).await;
             }
-            sleep(WATCH_INTERVAL).await;
         }
+        Ok(())
     }
 
     /// Waits until the cluster acknowledges publishes, then tells how to try it.

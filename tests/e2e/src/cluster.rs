@@ -135,14 +135,7 @@ impl Cluster {
     /// What `holdfast status` says now.
     pub async fn status(&self) -> Status {
         let data = self.data.clone();
-        let told = tokio::task::spawn_blocking(move || {
-            Command::new(program("holdfast"))
-                .args(["status", "--json", "--data"])
-                .arg(data)
-                .output()
-                .unwrap()
-        });
-        serde_json::from_slice(&told.await.unwrap().stdout).unwrap()
+        tokio::task::spawn_blocking(move || status_of(&data)).await.unwrap()
     }
 
     /// The processes with their addresses.
@@ -305,12 +298,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         let _ = self.supervisor.kill();
         let _ = self.supervisor.wait();
-        let told = Command::new(program("holdfast"))
-            .args(["status", "--json", "--data"])
-            .arg(&self.data)
-            .output();
-        let status = told.ok().and_then(|out| serde_json::from_slice::<Status>(&out.stdout).ok());
-        for pid in status.into_iter().flat_map(|status| status.processes).filter_map(|p| p.pid) {
+        for pid in status_of(&self.data).processes.into_iter().filter_map(|process| process.pid) {
             send(pid, libc::SIGKILL);
         }
         for child in &mut self.restarted {
@@ -336,6 +324,13 @@ impl Cluster {
             }
         }
     }
+}
+
+/// What `holdfast status` says of the cluster in a folder.
+pub fn status_of(data: &Path) -> Status {
+    let mut command = Command::new(program("holdfast"));
+    let told = command.args(["status", "--json", "--data"]).arg(data).output().unwrap();
+    serde_json::from_slice(&told.stdout).unwrap()
 }
 
 fn up(data: &Path, shape: &Shape) -> Child {
