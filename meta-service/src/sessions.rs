@@ -154,7 +154,7 @@ impl Sessions {
                     self.remove_older(shard, feed.resync).await.map_err(unavailable)?;
                 }
                 round.feeds.insert(shard, feed);
-                (message.to_index, false)
+                (feed.index.unwrap_or_default(), false)
             }
         };
         round.answer(shard, index, resync);
