@@ -34,10 +34,14 @@ const BYTES_BUCKETS: &[f64] = &[
 const COUNT_BUCKETS: &[f64] =
     &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0, 8192.0];
 
+/// Our own steps, and other crates' only where something is wrong. openraft reports each step of an
+/// election and each failed replication; what matters of it the storage node says itself.
+const DEFAULT_FILTER: &str = "info,openraft=error,sled=warn,h2=warn,hyper=warn,tower=warn";
+
 /// Starts logging (level from `RUST_LOG`, `info` by default; without colours unless stderr is a
 /// terminal) and metrics, and logs which process this is. Call once, first in `main`.
 pub fn init(role: &str, name: &str) -> PrometheusHandle {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
