@@ -21,6 +21,8 @@ pub struct Delivery {
     pub expiry_left_s: Option<u32>,
     /// Identifiers of the matching subscriptions.
     pub subscription_ids: Box<[u32]>,
+    /// When it was stored or received, ms since the Unix epoch: for measuring.
+    pub since_ms: u64,
 }
 
 impl Delivery {

@@ -130,6 +130,4 @@ pub enum Effect {
     Count(Counter, u64),
     /// The client left; end the session as it says.
     Left(Leave),
-    /// End the connection.
-    Close(Close),
 }

@@ -366,6 +366,7 @@ impl Outbound {
                 expiry_left_s: placed.record.expiry_left_s(placed.time_ms, now_ms),
                 record: placed.record,
                 subscription_ids: entry.subscription_ids.clone(),
+                since_ms: placed.time_ms,
             };
             let bytes = publish_bytes(&delivery, self.protocol);
             if bytes > self.limits.client_packet_bytes_max as usize {
@@ -460,6 +461,7 @@ impl Outbound {
             record,
             expiry_left_s,
             subscription_ids: found.identifiers,
+            since_ms,
         };
         let bytes = publish_bytes(&delivery, self.protocol);
         if bytes > self.limits.client_packet_bytes_max as usize {
@@ -497,15 +499,16 @@ impl Outbound {
     }
 
     /// Everything that was sent so far is written to the socket.
-    pub(crate) fn flushed(&mut self) {
+    pub(crate) fn flushed(&mut self) -> bool {
         if !self.has_unflushed {
-            return;
+            return false;
         }
         self.has_unflushed = false;
         for feed in &mut self.feeds {
             feed.unflushed = 0;
         }
         self.moved = true;
+        true
     }
 
     // ---- what the client acknowledges, and commits

@@ -318,9 +318,6 @@ impl Session {
     }
 
     /// Answer to [`Effect::Attach`] or [`Effect::Subscribe`].
-    ///
-    /// # Errors
-    /// The connection has to be closed.
     pub fn attached(
         &mut self,
         token: u64,
@@ -463,9 +460,10 @@ impl Session {
         Ok(())
     }
 
-    /// Everything that the effects so far sent is written to the socket.
-    pub fn flushed(&mut self) {
-        self.outbound.flushed();
+    /// Everything that the effects so far sent is written to the socket. Returns whether
+    /// [`Session::turn`] has to be called for it.
+    pub fn flushed(&mut self) -> bool {
+        self.outbound.flushed()
     }
 
     /// Whether messages wait for room in the socket's buffer.

@@ -1,0 +1,36 @@
+//! Accepts clients.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use holdfast_node_kit::shutdown::Shutdown;
+use tokio::net::TcpListener;
+
+use crate::connection::{self, Shared};
+use crate::metrics;
+
+/// Pause after a failed accept: it mostly means that there are no file descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Accepts connections until the gateway stops.
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: Shutdown) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.wait() => return,
+        };
+        match accepted {
+            Ok((socket, _)) => {
+                if let Err(error) = socket.set_nodelay(true) {
+                    tracing::debug!(%error, "socket option");
+                }
+                tokio::spawn(connection::serve(socket, shared.clone()));
+            }
+            Err(error) => {
+                metrics::refused("accept");
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
