@@ -275,6 +275,9 @@ impl<B: Base> Draft<'_, B> {
                 let Some(mut row) = self.row(&key)?.map(|row| row.into_owned()) else {
                     return Ok(());
                 };
+                if session::is_ended(&row) {
+                    return Ok(());
+                }
                 session::run(&mut row, command, self.time_ms);
                 if session::is_ended(&row) {
                     self.received.remove(&key);

@@ -33,6 +33,7 @@ pub enum Request {
 
 /// How a request will be answered.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::large_enum_variant, reason = "short-lived, one a request")]
 pub enum Answer {
     /// At once, without an entry: it was refused, or it is a repeat and gets its old answer.
     Now(Outcome),

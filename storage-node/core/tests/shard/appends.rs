@@ -1,6 +1,6 @@
 use holdfast_proto::ids::Position;
 use holdfast_proto::shard::command::Command as Kind;
-use holdfast_proto::shard::{Disconnect, ReleaseReceived, Repeat, Status};
+use holdfast_proto::shard::{Claim, Disconnect, ReleaseReceived, Repeat, Status};
 use holdfast_shard::{FORGET_AFTER_MS, REMEMBERED_ANSWERS, Request};
 
 use crate::support::*;
@@ -162,6 +162,21 @@ fn a_new_session_has_its_packet_ids_free_exactly_once_q2() {
     leader.sequence = 2;
     leader.append(&[Publish("t", "a", row.epoch, 7, "new")]);
     assert_eq!(leader.stored(), ["new"]);
+}
+
+#[test]
+fn the_end_of_a_session_frees_its_packet_ids_within_an_entry_exactly_once_q2() {
+    let mut leader = Leader::new();
+    let regular = Claim { expiry_interval_s: 0, ..claim("a", 1) };
+    let row = leader.claim(regular).row.unwrap();
+    let leave = || command(Kind::Disconnect(disconnect("a", row.epoch, row.instance)));
+    let publish =
+        |sequence, payload| append(1, sequence, &[Publish("t", "a", row.epoch, 7, payload)]);
+    let outcomes =
+        leader.run(&[publish(1, "1"), leave(), publish(2, "2"), leave(), publish(3, "2")]);
+    // Leaving twice ends it once: the last one is a repeat.
+    assert_eq!(leader.stored(), ["1", "2"]);
+    assert_eq!(appended(outcomes[4].clone()).repeats, [Repeat { index: 0, position: 2 }]);
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! The promises of a shard, one file per noun; `model` checks them all against a simple model, over
 //! three replicas that crash.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 mod appends;
 mod generations;
 mod model;
