@@ -129,9 +129,9 @@ impl Default for LogConfig {
 impl Default for ShardConfig {
     fn default() -> Self {
         ShardConfig {
-            run_bytes_max: 16 * MIB as usize,
+            run_bytes_max: 8 * MIB as usize,
             tail_bytes_max: 96 * MIB as usize,
-            checkpoint_entries_max: 50_000,
+            checkpoint_entries_max: 20_000,
             generation_ms: 24 * 3_600_000,
             generation_bytes_max: 1024 * MIB,
             message_retention_ms: 7 * 24 * 3_600_000,
@@ -185,10 +185,10 @@ impl LogConfig {
     fn validate(&self) -> Result<(), Invalid> {
         check_range("log.segment_bytes", self.segment_bytes, MIB..=1024 * MIB)?;
         require(
-            self.bytes_max >= 4 * self.segment_bytes,
+            self.bytes_max >= 8 * self.segment_bytes,
             "log.bytes_max",
             self.bytes_max,
-            "at least four times log.segment_bytes",
+            "at least eight times log.segment_bytes",
         )
     }
 }

@@ -15,6 +15,9 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// Looks between two refreshes of the costlier figures.
 const SLOW_EVERY: u32 = 20;
 
+/// Room that the site log keeps for votes, claims and what is under way, in segments.
+const LOG_ROOM_SEGMENTS: u64 = 2;
+
 /// Watches until the site stops.
 pub(crate) async fn run(site: Arc<Site>, health: Health) {
     let mut ticks = tokio::time::interval(INTERVAL);
@@ -26,7 +29,12 @@ pub(crate) async fn run(site: Arc<Site>, health: Health) {
             _ = ticks.tick() => {}
         }
         let stall = Duration::from_millis(site.config.log.stall_ms);
-        let stalled = site.log.stats().stalled_for >= stall;
+        let log = site.log.stats();
+        let stalled = log.stalled_for >= stall;
+        let crowded = log.room_bytes < LOG_ROOM_SEGMENTS * site.config.log.segment_bytes;
+        if site.disk_state.log_full.swap(crowded, Ordering::Relaxed) != crowded {
+            tracing::warn!(full = crowded, live_bytes = log.live_bytes, "site log");
+        }
         if site.disk_state.stalled.swap(stalled, Ordering::Relaxed) != stalled {
             tracing::warn!(stalled, "disk");
         }

@@ -40,8 +40,7 @@ pub(crate) struct Replica {
     /// Raised when the replica leaves this site or the process stops.
     pub(crate) stopped: Shutdown,
     queue: ProposalQueue,
-    disk_full: Arc<AtomicBool>,
-    stalled: Arc<AtomicBool>,
+    disk: DiskState,
     contact: Mutex<Instant>,
     appending: AtomicBool,
     membership_step: Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -53,6 +52,8 @@ pub(crate) struct Replica {
 pub(crate) struct DiskState {
     /// At the high mark: no client appends.
     pub(crate) full: Arc<AtomicBool>,
+    /// The site log has little room left: no client appends until checkpoints have freed some.
+    pub(crate) log_full: Arc<AtomicBool>,
     /// A sync takes too long: leaders are not to be trusted with writes.
     pub(crate) stalled: Arc<AtomicBool>,
 }
@@ -83,8 +84,7 @@ impl Replica {
             limits: parts.limits,
             fatal: parts.fatal,
             stopped: Shutdown::new(),
-            disk_full: parts.disk.full,
-            stalled: parts.disk.stalled,
+            disk: parts.disk,
             contact: Mutex::new(Instant::now()),
             appending: AtomicBool::new(false),
             membership_step: Mutex::default(),
@@ -108,7 +108,7 @@ impl Replica {
             metrics.last_applied.is_some_and(|applied| applied.leader_id.term == term);
         let heard = metrics.membership_config.voter_ids().count() == 1
             || metrics.millis_since_quorum_ack.is_some_and(|ms| ms <= self.limits.lease_ms);
-        if own_applied && heard && !self.stalled.load(Ordering::Relaxed) {
+        if own_applied && heard && !self.disk_stalled() {
             Ok(term)
         } else {
             Err(Status::Unavailable)
@@ -133,11 +133,15 @@ impl Replica {
     }
 
     pub(crate) fn disk_full(&self) -> bool {
-        self.disk_full.load(Ordering::Relaxed)
+        self.disk.full.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn log_full(&self) -> bool {
+        self.disk.log_full.load(Ordering::Relaxed)
     }
 
     pub(crate) fn disk_stalled(&self) -> bool {
-        self.stalled.load(Ordering::Relaxed)
+        self.disk.stalled.load(Ordering::Relaxed)
     }
 
     /// When this replica last heard of a live leader or candidate that it follows.

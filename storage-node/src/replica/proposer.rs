@@ -96,10 +96,15 @@ impl Replica {
         if let Err(status) = self.serving() {
             return self.answer(&request, waiter, refusal(status));
         }
-        if let Request::Append(_) = &request
-            && self.disk_full()
-        {
-            return self.answer(&request, waiter, refusal(Status::DiskFull));
+        if let Request::Append(_) = &request {
+            if self.disk_full() {
+                metrics::refused("disk_full");
+                return self.answer(&request, waiter, refusal(Status::DiskFull));
+            }
+            if self.log_full() {
+                metrics::refused("log_full");
+                return self.answer(&request, waiter, refusal(Status::Unavailable));
+            }
         }
         if let Err((request, waiter)) = self.queue.push(request, waiter) {
             metrics::refused("queue_full");

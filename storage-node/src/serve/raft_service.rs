@@ -30,6 +30,9 @@ pub(crate) struct RaftService(pub(crate) Arc<Site>);
 /// Largest snapshot that is taken.
 const SNAPSHOT_BYTES_MAX: usize = 1 << 30;
 
+/// Entries up to this size are taken on a full disk: claims, commits, membership.
+const FULL_DISK_BYTES_MAX: usize = 16 * 1024;
+
 #[tonic::async_trait]
 impl Raft for RaftService {
     type LinkStream = Answers;
@@ -158,6 +161,10 @@ fn take(site: &Arc<Site>, outbox: &Arc<Outbox>, message: RaftMessage) {
 
 async fn append_entries(site: &Site, replica: &Replica, request: pb::AppendEntries) -> Body {
     let bytes: usize = request.entries.iter().map(entry_bytes).sum();
+    if bytes > FULL_DISK_BYTES_MAX && (replica.disk_full() || replica.log_full()) {
+        metrics::refused("raft_disk_full");
+        return peers::refused("the disk of this site is full");
+    }
     let Some(_admitted) = site.admission.enter(bytes) else {
         metrics::refused("raft_bytes");
         return peers::refused("this site is working on as many entries as it may");
