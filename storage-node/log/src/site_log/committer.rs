@@ -13,7 +13,7 @@ use super::core::{LogCore, State, Writer};
 use super::frame::{Kind, Place, ROUND_HEADER_BYTES, Seed, frame_bytes};
 use super::round::{Frame, Frames};
 use super::spot::Spot;
-use super::table::{Copied, Item};
+use super::table::{Copied, Item, Table};
 use super::{LogError, LogOptions, RecoveredReplica};
 use crate::disk::Disk;
 
@@ -311,21 +311,23 @@ fn room_is_short(options: &LogOptions, state: &State) -> bool {
     state.room_bytes < 2 * u64::from(options.segment_bytes)
 }
 
-/// Adds the committed marks that wait, as far as they fit.
+/// Adds the committed marks that wait, as far as they fit; a mark never overtakes what was submitted before
+/// it (it may name an entry that is still queued).
 fn take_committed(state: &mut State, frames: &mut Vec<Frame>, room: &mut usize) {
-    while let Some(key) = state.table.committed_waiting.last().copied() {
-        if let Some(frame) = state.table.committed_frame(key) {
-            if frame.bytes() > *room {
-                return;
+    let queued = state.queue.front().and_then(|frame| frame.sent.stamp()).unwrap_or(u64::MAX);
+    let Table { committed_waiting, replicas, .. } = &mut state.table;
+    committed_waiting.retain(|key| {
+        let Some(replica) = replicas.get_mut(key) else { return false };
+        if let Some(frame) = replica.committed_frame(*key) {
+            if frame.bytes() > *room || frame.sent.stamp() > Some(queued) {
+                return true;
             }
             *room -= frame.bytes();
             frames.push(frame);
         }
-        state.table.committed_waiting.pop();
-        if let Some(replica) = state.table.replicas.get_mut(&key) {
-            replica.committed_waits = false;
-        }
-    }
+        replica.committed_waits = false;
+        false
+    });
 }
 
 /// Takes the oldest segments out of use that nothing can need any more.

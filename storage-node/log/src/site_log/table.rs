@@ -86,6 +86,14 @@ impl Replica {
         }
     }
 
+    /// The committed mark as a frame, unless it is on the disk.
+    pub(crate) fn committed_frame(&self, key: ReplicaKey) -> Option<Frame> {
+        let mark = self.mark(Kind::Committed)?;
+        let (kind, sent, payload) = (Kind::Committed, mark.spot, mark.bytes.clone());
+        sent.stamp()?;
+        Some(Frame { key, kind, index: 0, payload, sent, done: None })
+    }
+
     /// The index that the next entry must have; `None`: any.
     fn expected(&self) -> Option<u64> {
         match self.last() {
@@ -214,14 +222,6 @@ impl Table {
             replica.committed_waits = true;
             self.committed_waiting.push(key);
         }
-    }
-
-    /// The committed mark of a replica as a frame, unless it is on the disk.
-    pub(crate) fn committed_frame(&self, key: ReplicaKey) -> Option<Frame> {
-        let mark = self.replicas.get(&key)?.mark(Kind::Committed)?;
-        let (kind, sent, payload) = (Kind::Committed, mark.spot, mark.bytes.clone());
-        sent.stamp()?;
-        Some(Frame { key, kind, index: 0, payload, sent, done: None })
     }
 
     /// Accounts for something that nobody needs any more.
