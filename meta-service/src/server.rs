@@ -72,7 +72,8 @@ pub async fn run(
     };
     let (controller, controller_loop) = controller::start(&config, store.clone()).await?;
     let (cluster_id, shards) = (controller.cluster_id.clone(), controller.shards);
-    let sessions = Sessions::load(store, cluster_id, shards, config.limits.list_max).await?;
+    let sessions =
+        Sessions::load(store.clone(), cluster_id, shards, config.limits.list_max).await?;
     let sessions = Arc::new(sessions);
     let service = MetaService {
         controller: controller.clone(),
@@ -102,6 +103,11 @@ pub async fn run(
         // One that ends stops the others; the first failure is the cause.
         shutdown.trigger();
         ended = ended.and(result);
+    }
+    // The tasks of the last streams let go of the store a moment after their streams end; who starts the
+    // service again finds the directory free.
+    while Arc::strong_count(&store) > 1 {
+        tokio::task::yield_now().await;
     }
     ended
 }

@@ -323,3 +323,142 @@ impl Control {
         self.turn.forgotten.extend(forgotten);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::{PROTOCOL_VERSION, ids::Namespace, meta::Liveness, shard::GatewayRef};
+
+    use super::*;
+    use crate::{membership, routes};
+
+    const LEASE_MS: u64 = 1000;
+
+    fn now(mono_ms: u64) -> Now {
+        Now { mono_ms, wall_ms: 1_000_000 + mono_ms }
+    }
+
+    fn restored(gateways: Vec<GatewayState>) -> Control {
+        let topology = Topology {
+            cluster_id: "c".to_owned(),
+            shards: 4,
+            replication_factor: 3,
+            lease_ms: LEASE_MS as u32,
+            ..Topology::default()
+        };
+        let limits = membership::Limits {
+            sites_max: 10,
+            gateways_max: 10,
+            dead_gateways_max: 2,
+            dead_gateway_ms: 60_000,
+        };
+        let membership = Membership::new(limits, Saved { topology, next_replica_id: 1 }, gateways);
+        let limits = routes::Limits {
+            values_max: 10,
+            filters_max: 100,
+            filter_bytes_max: 10_000,
+            retire_ms: 100,
+        };
+        let routes = Routes::new(limits, 1, []);
+        Control::new(Limits { duplicate_ms: 300, covers_max: 2 }, membership, routes, now(0))
+    }
+
+    fn gateway(incarnation: u64, acknowledged_version: u64) -> Event {
+        let gateway = GatewayRef { incarnation, ..GatewayRef::default() };
+        let report = GatewayReport {
+            protocol_version: PROTOCOL_VERSION,
+            gateway: Some(gateway),
+            acknowledged_version,
+            ..GatewayReport::default()
+        };
+        Event::Gateway { stream: StreamId(incarnation), report }
+    }
+
+    fn cover(request: u64) -> Event {
+        let filter = Filter { namespace: Namespace(0), filter: format!("f{request}") };
+        Event::Cover { request: CoverId(request), filters: vec![filter] }
+    }
+
+    fn turn(control: &mut Control, mono_ms: u64, events: Vec<Event>) -> Turn {
+        control.begin(now(mono_ms));
+        events.into_iter().for_each(|event| control.handle(event, now(mono_ms)));
+        control.finish(now(mono_ms))
+    }
+
+    fn covered(turn: &Turn) -> Vec<u64> {
+        let request = |effect: &Effect| match effect {
+            Effect::Covered { request, .. } => Some(request.0),
+            _ => None,
+        };
+        turn.effects.iter().filter_map(request).collect()
+    }
+
+    #[test]
+    fn requests_of_one_turn_share_a_version() {
+        let mut control = restored(vec![]);
+        let first = turn(&mut control, 1, vec![cover(1), cover(2)]);
+        assert_eq!((first.deltas.len(), covered(&first)), (1, vec![1, 2]));
+    }
+
+    #[test]
+    fn a_cover_ends_with_the_acknowledgement_or_with_the_lease() {
+        let mut control = restored(vec![]);
+        turn(&mut control, 0, vec![gateway(1, 0), gateway(2, 0)]);
+        let asked = turn(&mut control, 100, vec![cover(1)]);
+        let version = asked.deltas[0].version;
+        assert!(covered(&asked).is_empty());
+        for at in (400..=1000).step_by(200) {
+            assert!(covered(&turn(&mut control, at, vec![gateway(1, version)])).is_empty());
+        }
+        let over = turn(&mut control, 1001, vec![]);
+        assert_eq!(covered(&over), [1]);
+        let gateways = over.topology.unwrap().gateways;
+        assert_eq!(gateways[1].liveness(), Liveness::Dead);
+        assert_eq!(over.gateways.len(), 1, "a death is persisted");
+    }
+
+    #[test]
+    fn a_stalled_controller_declares_nobody_dead() {
+        let mut control = restored(vec![]);
+        turn(&mut control, 0, vec![gateway(1, 0)]);
+        let after = turn(&mut control, 50_000, vec![cover(1)]);
+        assert!(after.stalled && covered(&after).is_empty());
+        let known = control.membership().gateways();
+        assert_eq!(known[&Incarnation(1)].died_at_ms, 0);
+    }
+
+    #[test]
+    fn known_gateways_hold_covers_up_after_a_restart() {
+        let mut before = restored(vec![]);
+        let saved = turn(&mut before, 0, vec![gateway(1, 0)]).gateways;
+        let mut control = restored(saved);
+        assert!(covered(&turn(&mut control, 400, vec![cover(1)])).is_empty());
+        assert!(covered(&turn(&mut control, 800, vec![])).is_empty());
+        assert_eq!(covered(&turn(&mut control, 1001, vec![])), [1]);
+    }
+
+    #[test]
+    fn dead_gateways_are_remembered_in_bounds() {
+        let mut control = restored(vec![]);
+        let leave = |incarnation| match gateway(incarnation, 0) {
+            Event::Gateway { stream, report } => {
+                Event::Gateway { stream, report: GatewayReport { leaving: true, ..report } }
+            }
+            other => other,
+        };
+        let last = turn(&mut control, 0, vec![leave(1), leave(2), leave(3)]);
+        assert_eq!(
+            (last.topology.unwrap().gateways.len(), last.forgotten),
+            (2, vec![Incarnation(1)])
+        );
+        control.begin(now(70_000));
+        assert_eq!(control.finish(now(70_000)).forgotten, [Incarnation(2), Incarnation(3)]);
+    }
+
+    #[test]
+    fn too_many_covers_are_refused() {
+        let mut control = restored(vec![]);
+        turn(&mut control, 0, vec![gateway(1, 0)]);
+        let full = turn(&mut control, 1, vec![cover(1), cover(2), cover(3)]);
+        assert!(full.effects.contains(&Effect::Busy { request: CoverId(3) }));
+    }
+}

@@ -1,5 +1,7 @@
 //! The service over loopback, with fake sites and gateways that speak the real protocol.
 
+#![allow(clippy::unwrap_used, reason = "a test's own surroundings either work or end it")]
+
 mod cluster;
 mod filters;
 mod peers;
