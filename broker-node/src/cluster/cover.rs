@@ -15,12 +15,22 @@ use super::{Shared, control};
 /// Calls under way; further filters wait and go into one call.
 const CALLS_MAX: usize = 8;
 
+/// Filters in one call.
+const FILTERS_MAX: usize = 5_000;
+
 type Answer = Result<(), ClusterError>;
 
-/// Filters that wait to be covered, with who waits.
+/// One subscription's filters, and who waits for them.
+#[derive(Debug)]
+struct Waiting {
+    filters: Vec<Filter>,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Filters that wait to be covered.
 #[derive(Debug, Default)]
 pub(crate) struct Covers {
-    waiting: Mutex<(Vec<Filter>, Vec<oneshot::Sender<Answer>>)>,
+    waiting: Mutex<Vec<Waiting>>,
     more: Notify,
 }
 
@@ -38,15 +48,9 @@ impl Shared {
             return Ok(());
         }
         let (sender, answer) = oneshot::channel();
-        {
-            let mut waiting = self.covers.waiting.lock();
-            waiting.0.extend(
-                filters
-                    .iter()
-                    .map(|filter| Filter { namespace: namespace.0, filter: filter.clone() }),
-            );
-            waiting.1.push(sender);
-        }
+        let of = |filter: &String| Filter { namespace: namespace.0, filter: filter.clone() };
+        let filters = filters.iter().map(of).collect();
+        self.covers.waiting.lock().push(Waiting { filters, answer: sender });
         self.covers.more.notify_one();
         answer.await.unwrap_or(Err(ClusterError::Stopping))
     }
@@ -78,18 +82,34 @@ pub(crate) async fn run(shared: Arc<Shared>) {
     loop {
         shared.covers.more.notified().await;
         let Ok(call) = calls.clone().acquire_owned().await else { return };
-        let (filters, waiting) = std::mem::take(&mut *shared.covers.waiting.lock());
-        if waiting.is_empty() {
-            continue;
-        }
+        let waiting = shared.covers.take();
+        let filters = waiting.iter().flat_map(|one| one.filters.iter().cloned()).collect();
         let shared = shared.clone();
         tokio::spawn(async move {
             let answer = shared.call_cover(filters).await;
-            for sender in waiting {
+            for one in waiting {
                 // A subscriber that has gone needs no answer.
-                let _ = sender.send(answer.clone());
+                let _ = one.answer.send(answer.clone());
             }
             drop(call);
         });
+    }
+}
+
+impl Covers {
+    /// Takes what waits, up to the limit of one call.
+    fn take(&self) -> Vec<Waiting> {
+        let mut waiting = self.waiting.lock();
+        let mut filters = 0;
+        let fits = |one: &&Waiting| {
+            filters += one.filters.len();
+            filters <= FILTERS_MAX
+        };
+        let count = waiting.iter().take_while(fits).count().max(1).min(waiting.len());
+        let rest = waiting.split_off(count);
+        if !rest.is_empty() {
+            self.more.notify_one();
+        }
+        std::mem::replace(&mut *waiting, rest)
     }
 }

@@ -7,6 +7,8 @@
 //!   the filter set that is known to be active on everything the tail will bring from `max(next, floor)`
 //!   on: it was sent to the site before the tail was started there, or the site has confirmed it. A
 //!   stopped tail will be started after every change so far.
+//! * A site's stream may still hold blocks of an earlier run of the tail, matched against older filters.
+//!   So a run begins with a barrier: until the site has answered it, blocks of the shard are ignored.
 //! * So a subscription reaches a session from `max(next, floor)` on as soon as every tail's
 //!   `active_change` has reached the change that brought it.
 
@@ -27,6 +29,8 @@ use crate::inbox::{Event, Inbox};
 /// Filters that nobody wants any more stay at the sites this long: clients that reconnect want them
 /// again.
 const UNUSED_FILTER_KEPT_MS: u64 = 10_000;
+/// Set in the request ids of barriers, which change nothing.
+const BARRIER: u64 = 1 << 63;
 /// Value of [`Tail::active_change`] of a stopped tail.
 const ALL_CHANGES: u64 = u64::MAX;
 
@@ -61,6 +65,8 @@ struct Tail {
     active_change: u64,
     /// Newest position from which a site said that a change is active.
     floor: Position,
+    /// Request whose answer precedes the first block of this run.
+    barrier: Option<u64>,
     /// Bytes dispatched and not given back as credit.
     owed_bytes: u64,
     /// Restarted after a gap: blocks of before are still to come.
@@ -98,6 +104,7 @@ pub(crate) struct Dispatch {
     removing: Vec<Filter>,
     /// Number of the newest change that was sent.
     change: u64,
+    last_barrier: u64,
     matcher: Matcher<Slot>,
     sessions: Vec<Option<Session>>,
     free: Vec<Slot>,
@@ -114,6 +121,7 @@ impl Dispatch {
             next: Position(0),
             active_change: ALL_CHANGES,
             floor: Position(0),
+            barrier: None,
             owed_bytes: 0,
             restarting: false,
         };
@@ -127,6 +135,7 @@ impl Dispatch {
             adding: Vec::new(),
             removing: Vec::new(),
             change: 1,
+            last_barrier: BARRIER,
             matcher: Matcher::default(),
             sessions: Vec::new(),
             free: Vec::new(),
@@ -257,6 +266,9 @@ impl Dispatch {
                 }
                 tail.site = Some(site);
                 tail.active_change = change;
+                self.last_barrier += 1;
+                tail.barrier = Some(self.last_barrier);
+                out.push((site, barrier(self.last_barrier)));
                 out.push(tail.start(site, shard, self.credit_bytes));
             }
         }
@@ -267,19 +279,36 @@ impl Dispatch {
     pub(crate) fn stopped(&mut self, shard: ShardId, site: SiteId) {
         if let Some(tail) = self.tails.get_mut(usize::from(shard.0))
             && tail.site == Some(site)
+            && tail.barrier.is_none()
         {
             tail.stop();
             self.resolve();
         }
     }
 
-    /// A site confirms a change of the filter set for the shards that it leads.
-    pub(crate) fn active(&mut self, site: SiteId, active: &TailFiltersActive) {
+    /// A site confirms a change of the filter set for the shards that it leads. A tail that was started
+    /// at a head that nobody has named yet starts again from here.
+    pub(crate) fn active(
+        &mut self,
+        site: SiteId,
+        active: &TailFiltersActive,
+        out: &mut Vec<Outgoing>,
+    ) {
+        for tail in self.tails.iter_mut().filter(|tail| tail.site == Some(site)) {
+            if active.request_id & BARRIER == 0 {
+                tail.active_change = tail.active_change.max(active.request_id);
+            } else if tail.barrier == Some(active.request_id) {
+                tail.barrier = None;
+            }
+        }
         for from in &active.active_from {
             let Some(tail) = self.tails.get_mut(from.shard as usize) else { continue };
             tail.floor = tail.floor.max(Position(from.position));
-            if tail.site == Some(site) && tail.active_change != ALL_CHANGES {
-                tail.active_change = tail.active_change.max(active.request_id);
+            if tail.site == Some(site) && tail.next.0 == 0 && tail.barrier.is_none() {
+                tail.next = tail.floor;
+                self.dispatched[from.shard as usize].store(tail.next.0, Ordering::Release);
+                out.push(tail.start(site, ShardId(from.shard as u16), self.credit_bytes));
+                tail.restarting = true;
             }
         }
         self.resolve();
@@ -338,7 +367,7 @@ impl Dispatch {
         wills: &mut Vec<Record>,
     ) {
         let Some(tail) = self.tails.get_mut(usize::from(block.shard.0)) else { return };
-        if tail.site != Some(site) {
+        if tail.site != Some(site) || tail.barrier.is_some() {
             return;
         }
         let begins = tail.next.0 == 0;
@@ -440,6 +469,7 @@ impl Tail {
     fn stop(&mut self) {
         self.site = None;
         self.active_change = ALL_CHANGES;
+        self.barrier = None;
         self.restarting = false;
     }
 
@@ -449,6 +479,10 @@ impl Tail {
         let shard = u32::from(shard.0);
         (site, Frame::TailStart(TailStart { shard, position: self.next.0, credit_bytes }))
     }
+}
+
+fn barrier(request_id: u64) -> Frame {
+    Frame::TailFilters(TailFilters { request_id, ..TailFilters::default() })
 }
 
 #[cfg(test)]

@@ -194,7 +194,12 @@ impl Shared {
             Some(Answer::ProposeDone(done)) => self.on_propose_done(site, done, now_ms),
             Some(Answer::ReadPage(page)) => self.on_read_page(site, page, now_ms),
             Some(Answer::RetainedPage(page)) => self.on_retained_page(site, page, now_ms),
-            Some(Answer::TailFiltersActive(active)) => self.dispatch.lock().active(site, &active),
+            Some(Answer::TailFiltersActive(active)) => {
+                let mut out = Vec::new();
+                let mut dispatch = self.dispatch.lock();
+                dispatch.active(site, &active, &mut out);
+                self.send_all(&mut out);
+            }
             Some(Answer::Leaders(news)) => {
                 for news in news.leaders {
                     let shard = ShardId(news.shard as u16);

@@ -19,6 +19,8 @@ use holdfast_proto::topic;
 
 /// Wildcard filters that are compared one by one to find a covering one.
 const COVERING_SCAN_MAX: usize = 1_024;
+/// Version of filters that are to be removed: they match, but cover no new subscription.
+const RETIRING: u64 = u64::MAX;
 /// Renewals whose sending time is remembered.
 const RENEWALS_MAX: usize = 64;
 
@@ -26,7 +28,7 @@ const RENEWALS_MAX: usize = 64;
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
     filters: Matcher<()>,
-    /// The version that brought each filter.
+    /// The version that brought each filter, or [`RETIRING`].
     versions: HashMap<(u32, String), u64>,
     wildcards: HashMap<(u32, String), u64>,
     version: u64,
@@ -124,17 +126,28 @@ impl Routes {
         }
         for added in &set.add {
             let key = (added.namespace, added.filter.clone());
-            if self.versions.contains_key(&key) {
-                continue;
+            match self.versions.get(&key) {
+                Some(&RETIRING) => {}
+                Some(_) => continue,
+                None => {
+                    self.filters.insert(Namespace(added.namespace), &added.filter, ());
+                }
             }
-            self.filters.insert(Namespace(added.namespace), &added.filter, ());
-            if topic::has_wildcard(&added.filter) {
-                self.wildcards.insert(key.clone(), set.version);
-            }
-            self.versions.insert(key, set.version);
+            self.date(key, set.version);
+        }
+        for retiring in &set.retiring {
+            self.date((retiring.namespace, retiring.filter.clone()), RETIRING);
         }
         self.version = set.version;
         self.grant();
+    }
+
+    /// Says which version brought a filter of the set.
+    fn date(&mut self, key: (u32, String), version: u64) {
+        if topic::has_wildcard(&key.1) {
+            self.wildcards.insert(key.clone(), version);
+        }
+        self.versions.insert(key, version);
     }
 
     /// Every live gateway routes under this version.
