@@ -1,5 +1,7 @@
 //! What the site log does when the disk is full, fails, or stalls.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

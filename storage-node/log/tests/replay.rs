@@ -1,6 +1,8 @@
 //! The site log against a model: whatever crashes, what was acknowledged is there, and what is there is a
 //! first part of what was submitted.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! Runs against a naive filter of what went into them.
 
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
 use bytes::BytesMut;
 use holdfast_log::{Disk, Run, RunError, RunId, SimDisk, SimRng, remove_run, write_run};
 use holdfast_proto::ids::{Epoch, Generation, Namespace, Position, ShardId};
