@@ -35,8 +35,9 @@ pub(crate) async fn run(site: Arc<Site>) {
 
 /// Asks the shard's other holders one after the other.
 async fn fetch(site: &Site, replica: &Arc<Replica>, row: &RunRow) {
-    let Some(holders) = site.target(replica.key.shard) else { return };
-    for holder in holders.into_values().filter(|holder| *holder != site.site_id.0) {
+    let Some(placed) = site.placement(replica.key.shard) else { return };
+    let holders = placed.replicas.iter().map(|holder| holder.site_id);
+    for holder in holders.filter(|holder| *holder != site.site_id.0) {
         match fetch_from(site, replica, row, holder).await {
             Ok(()) => {
                 let shard = replica.key.shard.0;

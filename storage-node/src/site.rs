@@ -289,11 +289,10 @@ impl Site {
         }
     }
 
-    /// Replica set that the placement names for a shard: replica id to site.
-    pub(crate) fn target(&self, shard: ShardId) -> Option<BTreeMap<u64, u64>> {
+    /// What the placement says of a shard.
+    pub(crate) fn placement(&self, shard: ShardId) -> Option<ShardInfo> {
         let topology = self.topology.read();
-        let placed = topology.placement.iter().find(|placed| placed.shard == u32::from(shard.0))?;
-        Some(placed.replicas.iter().map(|one| (one.replica_id, one.site_id)).collect())
+        topology.placement.iter().find(|placed| placed.shard == u32::from(shard.0)).cloned()
     }
 
     /// Replicas that need a successor.
@@ -310,7 +309,7 @@ impl Site {
     /// Takes note of who leads a replica's shard; tells the gateways when it changed.
     pub(crate) fn leadership_seen(&self, replica: &Replica, leads: bool) {
         if replica.cell.is_leading() != leads {
-            replica.cell.set_leading(leads);
+            replica.set_leading(leads);
             if leads {
                 replica.feed.resync();
             }

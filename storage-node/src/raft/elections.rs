@@ -70,7 +70,8 @@ impl Timer {
         site.leadership_seen(replica, leads);
         if leads {
             replica.touch();
-            if now >= self.heartbeat && heard && !replica.disk_stalled() {
+            let silent = !heard || replica.disk_stalled() || replica.is_handing_over();
+            if now >= self.heartbeat && !silent {
                 self.heartbeat = now + Duration::from_millis(replica.limits.heartbeat_ms);
                 // A group that has ended says so to its proposer.
                 let _ = replica.raft.trigger().heartbeat().await;

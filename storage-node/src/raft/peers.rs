@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use holdfast_node_kit::{grpc, shutdown::Shutdown};
 use holdfast_proto::PROTOCOL_VERSION;
@@ -55,6 +55,7 @@ pub(crate) struct Peer {
 #[derive(Default)]
 struct Outbox {
     connected: bool,
+    since: Option<Instant>,
     messages: Vec<RaftMessage>,
     pending: HashMap<u64, oneshot::Sender<Body>>,
 }
@@ -105,6 +106,13 @@ impl Peers {
             Ok(body) => Ok(body),
             Err(_) => Err(PeerError::Disconnected),
         }
+    }
+
+    /// How long the stream to a site has been up; zero if it is not.
+    pub(crate) fn reachable_for(&self, site: u64) -> Duration {
+        let peer = self.get(site);
+        let since = peer.and_then(|peer| peer.outbox.lock().since);
+        since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// A channel for calls beside the stream (snapshots, runs).
@@ -187,7 +195,11 @@ impl Peer {
             Ok(answers) => answers.into_inner(),
             Err(status) => return status.message().to_string(),
         };
-        self.outbox.lock().connected = true;
+        {
+            let mut outbox = self.outbox.lock();
+            outbox.connected = true;
+            outbox.since = Some(Instant::now());
+        }
         *reported = false;
         tracing::info!(site = format!("{:016x}", self.site), address, "stream to site");
         loop {

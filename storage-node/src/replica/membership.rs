@@ -23,9 +23,6 @@ impl Replica {
             let known: Vec<u64> = membership.nodes().map(|(id, _)| *id).collect();
             (voters, known)
         };
-        if voters.len() == target.len() && voters.iter().all(|id| target.contains_key(id)) {
-            return;
-        }
         for (id, site) in &target {
             if !known.contains(id) {
                 tracing::info!(shard = self.key.shard.0, replica = id, "adding learner");
@@ -41,7 +38,7 @@ impl Replica {
         }
     }
 
-    fn has_caught_up(&self, id: u64) -> bool {
+    pub(crate) fn has_caught_up(&self, id: u64) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         let last = metrics.last_log_index.unwrap_or(0);

@@ -1,6 +1,7 @@
 //! One replica of a shard at this site: its Raft node, its state, and at the leader its proposer.
 
 pub(crate) mod cell;
+pub(crate) mod hand_over;
 pub(crate) mod membership;
 pub(crate) mod proposer;
 pub(crate) mod run_file;
@@ -42,8 +43,10 @@ pub(crate) struct Replica {
     queue: ProposalQueue,
     disk: DiskState,
     contact: Mutex<Instant>,
+    led_since: Mutex<Instant>,
     appending: AtomicBool,
-    membership_step: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    handing_over: AtomicBool,
+    step: Mutex<Option<tokio::task::JoinHandle<()>>>,
     leader: AtomicU64,
 }
 
@@ -86,8 +89,10 @@ impl Replica {
             stopped: Shutdown::new(),
             disk: parts.disk,
             contact: Mutex::new(Instant::now()),
+            led_since: Mutex::new(Instant::now()),
             appending: AtomicBool::new(false),
-            membership_step: Mutex::default(),
+            handing_over: AtomicBool::new(false),
+            step: Mutex::default(),
             leader: AtomicU64::new(0),
         }
     }
@@ -147,6 +152,22 @@ impl Replica {
     /// When this replica last heard of a live leader or candidate that it follows.
     pub(crate) fn last_contact(&self) -> Instant {
         *self.contact.lock()
+    }
+
+    /// Leadership is on its way to another replica: nothing is proposed and no heartbeat sent.
+    pub(crate) fn is_handing_over(&self) -> bool {
+        self.handing_over.load(Ordering::Acquire)
+    }
+
+    /// Notes that this replica leads, or no more.
+    pub(crate) fn set_leading(&self, leads: bool) {
+        *self.led_since.lock() = Instant::now();
+        self.cell.set_leading(leads);
+    }
+
+    /// Since when it leads, if it does.
+    pub(crate) fn leads_since(&self) -> Instant {
+        *self.led_since.lock()
     }
 
     pub(crate) fn touch(&self) {

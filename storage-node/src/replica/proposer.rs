@@ -115,7 +115,10 @@ impl Replica {
     /// The proposer's loop; ends with the replica.
     pub(crate) async fn propose_forever(self: Arc<Self>) {
         loop {
-            let taken = self.queue.take(self.limits.entry_bytes_max);
+            let taken = match self.is_handing_over() {
+                true => Vec::new(),
+                false => self.queue.take(self.limits.entry_bytes_max),
+            };
             if taken.is_empty() {
                 tokio::select! {
                     () = self.stopped.wait() => return,
@@ -124,6 +127,11 @@ impl Replica {
             }
             self.propose(taken).await;
         }
+    }
+
+    /// Looks at the queue again.
+    pub(crate) fn queue_wakes(&self) {
+        self.queue.wake.notify_one();
     }
 
     async fn propose(&self, taken: Vec<Queued>) {

@@ -1,16 +1,18 @@
 //! What a shard needs besides requests: cuts, generations, retention, wills and expiry at the leader;
 //! snapshots and purges at every replica.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_node_kit::clock;
 use holdfast_proto::ids::{Generation, Incarnation};
-use holdfast_proto::meta::Liveness;
+use holdfast_proto::meta::{Liveness, ShardInfo};
 use holdfast_proto::shard::Command;
 use holdfast_shard::{LAYOUT_TOPIC, Request};
 
 use super::Replica;
+use super::hand_over::SETTLED_AFTER;
 use super::proposer::Waiter;
 use crate::config::ShardConfig;
 use crate::site::Site;
@@ -37,8 +39,8 @@ pub(crate) async fn run(site: Arc<Site>) {
         for replica in replicas {
             if replica.serving().is_ok() {
                 replica.look_after(&site.config.shard, crowded, &dead);
-                if let Some(target) = site.target(replica.key.shard) {
-                    replica.reconcile(target);
+                if let Some(placed) = site.placement(replica.key.shard) {
+                    replica.reconcile(&site, &placed);
                 }
             }
         }
@@ -138,21 +140,35 @@ impl Replica {
         applied.saturating_sub(metrics.snapshot.map_or(0, |id| id.index))
     }
 
-    fn reconcile(self: &Arc<Self>, target: std::collections::BTreeMap<u64, u64>) {
-        let settled = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow();
-            let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-            voters.len() == target.len() && voters.iter().all(|id| target.contains_key(id))
-        };
-        if settled || target.is_empty() {
+    /// Takes one step towards the placement: its replica set first, then its preferred leader.
+    fn reconcile(self: &Arc<Self>, site: &Site, placed: &ShardInfo) {
+        let Some(mut step) = self.step.try_lock() else { return };
+        if step.as_ref().is_some_and(|step| !step.is_finished()) {
             return;
         }
-        if let Some(mut step) = self.membership_step.try_lock()
-            && step.as_ref().is_none_or(tokio::task::JoinHandle::is_finished)
-        {
-            *step = Some(tokio::spawn(self.clone().approach(target)));
+        let target: BTreeMap<u64, u64> =
+            placed.replicas.iter().map(|one| (one.replica_id, one.site_id)).collect();
+        if target.is_empty() {
+            return;
         }
+        if !self.has_voters(&target) {
+            *step = Some(tokio::spawn(self.clone().approach(target)));
+        } else if let Some(preferred) = placed.replicas.first()
+            && preferred.site_id != site.site_id.0
+            && self.leads_since().elapsed() >= SETTLED_AFTER
+            && site.peers.reachable_for(preferred.site_id) >= SETTLED_AFTER
+        {
+            let (site_id, replica_id) = (preferred.site_id, preferred.replica_id);
+            let step_taken = self.clone().hand_over(site.peers.clone(), site_id, replica_id);
+            *step = Some(tokio::spawn(step_taken));
+        }
+    }
+
+    fn has_voters(&self, target: &BTreeMap<u64, u64>) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
+        voters.len() == target.len() && voters.iter().all(|id| target.contains_key(id))
     }
 
     /// Tells Raft of each checkpoint and purges what no replica needs any more; ends with the replica.

@@ -149,10 +149,7 @@ fn take(site: &Arc<Site>, outbox: &Arc<Outbox>, message: RaftMessage) {
             outbox.push(answer(Body::PreVoteDone(elections::would_vote(&replica, &request))));
         }
         Some(Body::ElectNow(_)) => {
-            tokio::spawn(async move {
-                // A group that has ended says so to its proposer.
-                let _ = replica.raft.trigger().elect().await;
-            });
+            tokio::spawn(replica.elect_now());
             outbox.push(answer(Body::ElectNow(pb::ElectNow {})));
         }
         _ => outbox.push(answer(peers::refused("not a request"))),
