@@ -59,7 +59,7 @@ pub(crate) enum Event {
     /// This item of a read got no answer: ask again.
     PageFailed { shard: ShardId },
     /// The answer to `Cluster::propose`.
-    Outcome { token: u64, result: Result<shard::Outcome, ClusterError> },
+    Outcome { token: u64, result: Result<Box<shard::Outcome>, ClusterError> },
     /// A subscription reaches this inbox: per shard, everything from this position on is posted. Empty
     /// for regular sessions.
     Attached { token: u64, result: Result<Vec<Position>, ClusterError> },

@@ -76,13 +76,6 @@ impl Owners {
         let owner = self.0.get(client)?;
         (owner.epoch < epoch).then(|| owner.inbox.clone())
     }
-
-    /// Tells every connection that the gateway stops.
-    pub(crate) fn drain(&self) {
-        for owner in &self.0 {
-            owner.inbox.post(Event::Drain);
-        }
-    }
 }
 
 impl Cluster {

@@ -328,11 +328,9 @@ fn every_session_sees_everything_from_its_position_on() {
                         behind: false,
                     });
                 }
-                80..88 => {
-                    if !subscribers.is_empty() {
-                        let which = random.random_range(0..subscribers.len());
-                        catch_up(which, &mut subscribers[which], &mut dispatch, &mut gaps);
-                    }
+                80..88 if !subscribers.is_empty() => {
+                    let which = random.random_range(0..subscribers.len());
+                    catch_up(which, &mut subscribers[which], &mut dispatch, &mut gaps);
                 }
                 88..93 => {
                     up[at] = !up[at];

@@ -32,11 +32,3 @@ pub(crate) enum ClusterError {
         reason: String,
     },
 }
-
-impl ClusterError {
-    /// Whether the same request may succeed later.
-    #[must_use]
-    pub(crate) fn is_retryable(&self) -> bool {
-        matches!(self, ClusterError::Unavailable { .. })
-    }
-}

@@ -1,6 +1,7 @@
 //! The streams to the sites: one per site, kept up for as long as the topology names it.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,10 +53,15 @@ impl Links {
         metrics::gauge!(super::metrics::LINKS).set(up.len() as f64);
     }
 
-    fn set_down(&self, site: SiteId) {
+    /// Forgets this stream; false if the site has another one by now.
+    fn set_down(&self, site: SiteId, link: &UnboundedSender<GatewayFrame>) -> bool {
         let mut up = self.up.write();
+        if !up.get(&site).is_some_and(|known| known.same_channel(link)) {
+            return false;
+        }
         up.remove(&site);
         metrics::gauge!(super::metrics::LINKS).set(up.len() as f64);
+        true
     }
 }
 
@@ -74,36 +80,44 @@ enum LinkEnd {
 
 /// Keeps one site's stream up until the task is aborted.
 pub(crate) async fn keep(shared: Arc<Shared>, site: SiteId, address: String) {
-    let guard = LinkGuard { shared, site };
+    let link = Link { shared, site };
     let mut pause = FIRST_PAUSE;
     loop {
-        let end = guard.run(&address, &mut pause).await;
-        let Err(end) = end else { continue };
+        let Err(end) = link.run(&address, &mut pause).await;
         tracing::warn!(%site, address, error = %end, "link to site is down");
         if matches!(end, LinkEnd::Stranger(_)) {
             tokio::time::sleep(REFUSED_PAUSE).await;
         } else {
             tokio::time::sleep(pause).await;
-            let longest = Duration::from_millis(guard.shared.config.reconnect_ms_max);
+            let longest = Duration::from_millis(link.shared.config.reconnect_ms_max);
             pause = (pause * 2).min(longest);
         }
     }
 }
 
-/// Takes the link down also when its task is aborted.
-struct LinkGuard {
+/// One site's link, up or not.
+struct Link {
     shared: Arc<Shared>,
     site: SiteId,
 }
 
-impl Drop for LinkGuard {
+/// A working stream; takes itself down however its task ends.
+struct Up<'a> {
+    link: &'a Link,
+    sender: UnboundedSender<GatewayFrame>,
+}
+
+impl Drop for Up<'_> {
     fn drop(&mut self) {
-        self.shared.link_down(self.site);
+        let Link { shared, site } = self.link;
+        if shared.links.set_down(*site, &self.sender) {
+            shared.link_down(*site);
+        }
     }
 }
 
-impl LinkGuard {
-    async fn run(&self, address: &str, pause: &mut Duration) -> Result<(), LinkEnd> {
+impl Link {
+    async fn run(&self, address: &str, pause: &mut Duration) -> Result<Infallible, LinkEnd> {
         let (sender, receiver) = unbounded_channel();
         let hello = Frame::Hello(GatewayHello {
             protocol_version: PROTOCOL_VERSION,
@@ -125,16 +139,13 @@ impl LinkGuard {
         }
         tracing::info!(site = %self.site, address, "link to site is up");
         *pause = FIRST_PAUSE;
-        self.shared.links.set_up(self.site, sender);
+        self.shared.links.set_up(self.site, sender.clone());
+        let _up = Up { link: self, sender };
         self.shared.link_up(self.site);
-        let end = loop {
-            match next(&mut answers).await {
-                Ok(frame) => self.shared.on_site_frame(self.site, frame),
-                Err(end) => break end,
-            }
-        };
-        self.shared.link_down(self.site);
-        Err(end)
+        loop {
+            let frame = next(&mut answers).await?;
+            self.shared.on_site_frame(self.site, frame);
+        }
     }
 
     fn check(&self, hello: &SiteHello) -> Result<(), LinkEnd> {
@@ -175,10 +186,6 @@ impl Shared {
     }
 
     fn link_down(&self, site: SiteId) {
-        if !self.links.is_up(site) {
-            return;
-        }
-        self.links.set_down(site);
         self.dispatch.lock().link_down(site);
         for lane in &self.lanes {
             lane.queue.lock().link_lost(site);

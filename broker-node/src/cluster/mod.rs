@@ -134,6 +134,7 @@ impl Cluster {
         };
         let cluster_id = &topology.cluster_id;
         let (shards, gateway) = (topology.shards, me.incarnation);
+        health.set_not_ready("waiting for the leaders of all shards");
         tracing::info!(cluster_id, shards, gateway = %Incarnation(gateway), "joined the cluster");
         let shared = Arc::new(Shared::new(config, me, &topology, control, health));
         tokio::spawn(forward::serve(shared.clone(), listener));
@@ -147,11 +148,6 @@ impl Cluster {
     /// Tells the metadata service that this gateway is gone. Call it last.
     pub(crate) async fn leave(&self) {
         self.shared.control.leave().await;
-    }
-
-    /// Posts `Event::Drain` to every connection that holds an [`Ownership`].
-    pub(crate) fn drain(&self) {
-        self.shared.owners.drain();
     }
 
     /// How many shards the cluster was born with.

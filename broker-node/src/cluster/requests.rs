@@ -316,7 +316,7 @@ impl Shared {
         }
         match taken.map(|request| request.reply) {
             Some(Reply::Outcome { token, inbox }) => {
-                inbox.post(Event::Outcome { token, result: Ok(outcome) });
+                inbox.post(Event::Outcome { token, result: Ok(Box::new(outcome)) });
             }
             // The asker may have gone.
             Some(Reply::Once(sender)) => drop(sender.send(Ok(outcome))),
@@ -340,6 +340,9 @@ impl Shared {
             self.leader_refused(shard, site, refusing(page.leader_site));
         }
         let Some(Request { reply: Reply::Page { inbox }, .. }) = taken else { return };
+        if let Some(clock) = self.clocks.get(usize::from(shard.0)) {
+            clock.set(page.time_ms, now_ms);
+        }
         let records = match Placed::decode_all(page.records) {
             Ok(records) if status == Status::Ok => records,
             Ok(_) => return inbox.post(Event::PageFailed { shard }),

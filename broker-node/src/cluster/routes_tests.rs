@@ -192,8 +192,7 @@ impl Model {
         let until_ms = self.now_ms + by_ms;
         let is_late = |turn: &Turn| turn.began_ms + TURN_MS_MAX < until_ms;
         for at in 0..self.gateways.len() {
-            loop {
-                let Some(late) = self.gateways[at].running.iter().position(is_late) else { break };
+            while let Some(late) = self.gateways[at].running.iter().position(is_late) {
                 self.finish(at, late);
             }
         }

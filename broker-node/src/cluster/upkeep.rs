@@ -98,6 +98,7 @@ pub(crate) async fn send_filters(shared: Arc<Shared>) {
 
 /// Does what is due by time.
 pub(crate) async fn tick(shared: Arc<Shared>) {
+    let mut is_ready = false;
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -112,7 +113,7 @@ pub(crate) async fn tick(shared: Arc<Shared>) {
             shared.send_all(&mut out);
         }
         shared.probe_leaders(now_ms);
-        shared.tell_health(now_ms);
+        shared.tell_health(now_ms, &mut is_ready);
     }
 }
 
@@ -159,13 +160,19 @@ impl Shared {
         }
     }
 
-    fn tell_health(&self, now_ms: u64) {
+    /// Tells whether a durable publish would be acknowledged now, when that changes: what the process
+    /// says of itself meanwhile stands.
+    fn tell_health(&self, now_ms: u64, was_ready: &mut bool) {
         let stores_everything = self.control.routes.read().stores_everything(now_ms);
         metrics::gauge!(names::STORES_EVERYTHING).set(f64::from(u8::from(stores_everything)));
         let lacking = self.all_shards().find(|shard| {
             let leader = self.leaders.lock().get(*shard);
             !leader.is_some_and(|site| self.links.is_up(site))
         });
+        if lacking.is_none() == *was_ready {
+            return;
+        }
+        *was_ready = lacking.is_none();
         match lacking {
             None => self.health.set_ready(),
             Some(shard) => self.health.set_not_ready(format!("no leader of shard {shard}")),
