@@ -268,8 +268,8 @@ impl Run {
             }),
         );
         if refused.load(Ordering::SeqCst) == 0 {
-            for change in self.model.changes[before..].to_vec() {
-                apply(&mut self.model.now, &change);
+            for change in &self.model.changes[before..] {
+                apply(&mut self.model.now, change);
             }
             return;
         }

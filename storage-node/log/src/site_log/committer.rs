@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::core::{LogCore, State, Writer};
-use super::frame::{Kind, Place, ROUND_HEADER_BYTES, Seed, frame_bytes};
+use super::core::{LogCore, ROSTERS, State, Writer};
+use super::frame::{Kind, NOBODY, Place, ROUND_HEADER_BYTES, Seed, encode_roster, frame_bytes};
 use super::round::{Frame, Frames};
 use super::spot::Spot;
 use super::table::{Copied, Item, Table};
@@ -115,6 +115,8 @@ impl LogCore {
         if frames.is_empty() && copies.is_empty() && !say_dead && !(proof && writer.unproved) {
             return Taken::Nothing;
         }
+        let copied: usize = copies.iter().map(|copied| frame_bytes(copied.bytes)).sum();
+        take_roster(writer, &state, &mut frames, room - copied);
         Taken::Round { frames, copies }
     }
 
@@ -214,7 +216,11 @@ impl LogCore {
         let places: Vec<Place> = round.places().collect();
         writer.offset += bytes as u32;
         writer.synced = Place { sequence: writer.current.sequence, offset: writer.offset };
-        writer.unproved = !frames.is_empty();
+        let said = frames.iter().filter(|frame| frame.kind != Kind::Roster).count();
+        writer.unproved = said > 0;
+        if frames.iter().any(|frame| frame.kind == Kind::Added) {
+            writer.roster_due = ROSTERS;
+        }
         let mut state = self.state.lock();
         for (frame, place) in frames.iter().zip(places) {
             if let Some(item) = frame.item() {
@@ -230,14 +236,14 @@ impl LogCore {
         bury_oldest(writer, &mut state);
         let copied: usize = frames[fresh..].iter().map(Frame::bytes).sum();
         state.stats.syncs += 1;
-        state.stats.frames += frames.len() as u64;
+        state.stats.frames += said as u64;
         state.stats.bytes_written += bytes;
         state.stats.copied_bytes += copied as u64;
         drop(state);
         let freed = writer.segments.free_below(declared)?;
         self.refresh_room(writer);
         if let Some(observer) = &self.options.observer {
-            observer.round(frames.len(), bytes, sync);
+            observer.round(said, bytes, sync);
         }
         let copying = copied > 0;
         for done in frames.iter_mut().filter_map(|frame| frame.done.take()) {
@@ -270,6 +276,7 @@ impl LogCore {
         writer.previous = Place { sequence: writer.current.sequence, offset: writer.offset };
         writer.current = next;
         writer.offset = 0;
+        writer.roster_due = ROSTERS;
         self.refresh_room(writer);
         Ok(())
     }
@@ -328,6 +335,22 @@ fn take_committed(state: &mut State, frames: &mut Vec<Frame>, room: &mut usize) 
         replica.committed_waits = false;
         false
     });
+}
+
+/// Adds who there is, if that is due and fits: those whose beginning is on the disk.
+fn take_roster(writer: &mut Writer, state: &State, frames: &mut Vec<Frame>, room: usize) {
+    if writer.roster_due == 0 {
+        return;
+    }
+    let there = state.table.replicas.iter().filter(|(_, replica)| {
+        replica.mark(Kind::Added).is_some_and(|mark| mark.spot.place().is_some())
+    });
+    let payload = encode_roster(there.map(|(key, _)| *key));
+    if frame_bytes(payload.len()) <= room {
+        writer.roster_due -= 1;
+        let (key, sent) = (NOBODY, Spot::pending(0));
+        frames.push(Frame { key, kind: Kind::Roster, index: 0, payload, sent, done: None });
+    }
 }
 
 /// Takes the oldest segments out of use that nothing can need any more.

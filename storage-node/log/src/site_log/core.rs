@@ -26,6 +26,10 @@ use super::{
 };
 use crate::disk::{Disk, DiskFile};
 
+/// After a change of who there is, and at the start of a segment, this many rounds say who there is: then no
+/// single bad place makes a replica unknown.
+pub(crate) const ROSTERS: u8 = 2;
+
 /// What everybody sees, under one lock that is never held over a disk call.
 pub(crate) struct State {
     pub(crate) table: Table,
@@ -63,6 +67,8 @@ pub(crate) struct Writer {
     pub(crate) cursor: usize,
     /// Frames were written since the last round that says all before it is synced.
     pub(crate) unproved: bool,
+    /// Rounds to come that say who there is.
+    pub(crate) roster_due: u8,
 }
 
 type OnFatal = Box<dyn Fn(LogError) + Send + Sync>;
@@ -144,6 +150,7 @@ impl LogCore {
             cursor: 0,
             // The first round says where the log before it ends.
             unproved: true,
+            roster_due: ROSTERS,
         };
         let core = LogCore {
             dir: dir.into(),

@@ -11,6 +11,7 @@
 //! header (a frame whose index is the round's own offset) and frames; it starts at a multiple of
 //! [`ROUND_ALIGN`], so that writing one never touches a sector of another.
 
+use bytes::Bytes;
 use holdfast_proto::ids::{ReplicaId, ShardId};
 
 use super::ReplicaKey;
@@ -45,6 +46,8 @@ pub(crate) enum Kind {
     Added = 8,
     /// Recovery found the replica damaged; payload: why.
     Damaged = 9,
+    /// Who there is; payload: keys. Lost frames must not make a replica unknown.
+    Roster = 10,
 }
 
 impl Kind {
@@ -59,6 +62,7 @@ impl Kind {
             7 => Kind::Removed,
             8 => Kind::Added,
             9 => Kind::Damaged,
+            10 => Kind::Roster,
             _ => return None,
         })
     }
@@ -187,8 +191,7 @@ impl RoundHeader {
             payload[at * 4..at * 4 + 4].copy_from_slice(&word.to_le_bytes());
         }
         payload[32..40].copy_from_slice(&self.members.to_le_bytes());
-        let nobody = ReplicaKey { shard: ShardId(0), replica: ReplicaId(0) };
-        let header = Header::new(Kind::Round, 0, nobody, u64::from(offset)).encode(seed, &payload);
+        let header = Header::new(Kind::Round, 0, NOBODY, u64::from(offset)).encode(seed, &payload);
         let mut out = [0; ROUND_HEADER_BYTES];
         out[..HEADER_BYTES].copy_from_slice(&header);
         out[HEADER_BYTES..].copy_from_slice(&payload);
@@ -219,12 +222,39 @@ impl RoundHeader {
     }
 }
 
-/// The bit of a replica in a round's `members`.
-pub(crate) fn member_bit(key: ReplicaKey) -> u64 {
-    let mut bytes = [0; 10];
+/// The key of frames that belong to no replica.
+pub(crate) const NOBODY: ReplicaKey = ReplicaKey { shard: ShardId(0), replica: ReplicaId(0) };
+
+/// Bytes of a key in a roster.
+const KEY_BYTES: usize = 10;
+
+/// The payload of a roster.
+pub(crate) fn encode_roster(keys: impl Iterator<Item = ReplicaKey>) -> Bytes {
+    let mut out = Vec::new();
+    for key in keys {
+        out.extend_from_slice(&key_bytes(key));
+    }
+    out.into()
+}
+
+/// The keys of a roster.
+pub(crate) fn decode_roster(payload: &[u8]) -> impl Iterator<Item = ReplicaKey> {
+    payload.chunks_exact(KEY_BYTES).map(|bytes| ReplicaKey {
+        shard: ShardId(u16::from_le_bytes([bytes[0], bytes[1]])),
+        replica: ReplicaId(u64_at(bytes, 2)),
+    })
+}
+
+fn key_bytes(key: ReplicaKey) -> [u8; KEY_BYTES] {
+    let mut bytes = [0; KEY_BYTES];
     bytes[..2].copy_from_slice(&key.shard.0.to_le_bytes());
     bytes[2..].copy_from_slice(&key.replica.0.to_le_bytes());
-    1 << (crc32c::crc32c(&bytes) % 64)
+    bytes
+}
+
+/// The bit of a replica in a round's `members`.
+pub(crate) fn member_bit(key: ReplicaKey) -> u64 {
+    1 << (crc32c::crc32c(&key_bytes(key)) % 64)
 }
 
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::frame::{
     FLAG_COPY, HEADER_BYTES, Header, Kind, Place, ROUND_ALIGN, ROUND_HEADER_BYTES, RoundHeader,
-    Seed, frame_bytes, member_bit,
+    Seed, decode_roster, frame_bytes, member_bit,
 };
 use super::{LogError, ReplicaKey, segment};
 use crate::disk::{Disk, DiskFile, OpenOptions};
@@ -275,6 +275,12 @@ impl Replay {
             Event::Frame { header, .. } if header.kind == Kind::Removed => {
                 self.replicas.remove(&header.key);
             }
+            Event::Frame { header, payload, good, .. } if header.kind == Kind::Roster => {
+                // A bad one is of no harm: the next round has it again.
+                for key in decode_roster(&payload).filter(|_| good) {
+                    self.replicas.entry(key).or_default();
+                }
+            }
             Event::Frame { place, header, payload, good } => {
                 let replica = self.replicas.entry(header.key).or_default();
                 replica.apply(place, &header, payload, good);
@@ -318,7 +324,7 @@ impl FoundReplica {
                 self.entries.split_off(&index);
                 self.bad_entries.split_off(&index);
             }
-            Kind::Round | Kind::Removed => {}
+            Kind::Round | Kind::Removed | Kind::Roster => {}
             kind => {
                 if kind == Kind::Purge {
                     self.entries = self.entries.split_off(&(index + 1));
@@ -352,6 +358,8 @@ impl FoundReplica {
                 "a frame is damaged in segment {} at {}",
                 place.sequence, place.offset
             ));
+        } else if self.mark(Kind::Added).is_none() {
+            self.damaged = Some("its beginning is missing".into());
         } else if self.has_hole() {
             self.damaged = Some("entries are missing".into());
         }

@@ -35,7 +35,7 @@ impl Frame {
     pub(crate) fn item(&self) -> Option<Item> {
         match self.kind {
             Kind::Entry => Some(Item::Entry(self.index)),
-            Kind::Truncate | Kind::Removed | Kind::Round => None,
+            Kind::Truncate | Kind::Removed | Kind::Round | Kind::Roster => None,
             kind => Some(Item::Mark(kind)),
         }
     }
@@ -83,7 +83,11 @@ impl Frames<'_> {
             oldest: self.oldest,
             bytes: self.bytes() as u32,
             frames: self.frames.len() as u32,
-            members: self.frames.iter().fold(0, |bits, frame| bits | member_bit(frame.key)),
+            members: self
+                .frames
+                .iter()
+                .filter(|frame| frame.kind != Kind::Roster)
+                .fold(0, |bits, frame| bits | member_bit(frame.key)),
             end: end as u32,
         }
         .encode(self.seed, self.start.offset);
