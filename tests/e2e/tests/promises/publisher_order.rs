@@ -54,3 +54,25 @@ async fn a_session_that_moves_between_gateways_keeps_publisher_order() {
     }
     ledger.check(&["mover".to_owned()], false);
 }
+
+#[tokio::test]
+async fn messages_of_mixed_qos_keep_publisher_order() {
+    let cluster = Cluster::start().await;
+    let connect = Connect::durable(Version::V5, "subscriber");
+    let mut live = Client::connect(&cluster.mqtt(1), &connect).await;
+    live.subscribe(&[("t/#", 2)]).await;
+    let mut publisher =
+        Client::connect(&cluster.mqtt(2), &Connect::durable(Version::V5, "publisher")).await;
+    publish_mixed(&mut publisher).await;
+    assert_eq!(crate::texts(&live.collect(30).await), crate::numbers(0..30), "live");
+    live.disconnect().await;
+    publish_mixed(&mut publisher).await;
+    let mut late = Client::connect(&cluster.mqtt(2), &connect).await;
+    assert_eq!(crate::texts(&late.collect(30).await), crate::numbers(0..30), "missed");
+}
+
+async fn publish_mixed(publisher: &mut Client) {
+    for number in 0..30_u8 {
+        assert_eq!(publisher.publish("t/1", number.to_string(), number % 3).await, 0);
+    }
+}
