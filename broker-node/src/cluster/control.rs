@@ -52,7 +52,7 @@ pub(crate) struct Control {
 enum StreamEnd {
     #[error("no connection: {0}")]
     Connect(#[from] tonic::transport::Error),
-    #[error("{0}")]
+    #[error("{}", .0.message())]
     Status(#[from] Box<tonic::Status>),
     #[error("no answer to the first report")]
     Silent,
@@ -96,7 +96,13 @@ impl Control {
                     tracing::error!(address, error = %end, "metadata service refuses this gateway");
                     pause = REFUSED_PAUSE;
                 }
-                end => tracing::warn!(address, error = %end, "no stream to the metadata service"),
+                // Once until it works again.
+                end if pause == FIRST_PAUSE => {
+                    tracing::warn!(address, error = %end, "no stream to the metadata service");
+                }
+                end => {
+                    tracing::debug!(address, error = %end, "still no stream to the metadata service");
+                }
             }
             if self.pause_or_leave(pause).await {
                 self.left.notify_one();

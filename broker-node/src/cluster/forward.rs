@@ -131,8 +131,12 @@ async fn next_block<'a>(
 pub(crate) async fn listen(shared: Arc<Shared>, incarnation: u64, address: String) {
     let mut pause = FIRST_PAUSE;
     loop {
-        if let Err(error) = listen_once(&shared, incarnation, &address, &mut pause).await {
-            tracing::warn!(address, %error, "no live messages from another gateway");
+        if let Err(status) = listen_once(&shared, incarnation, &address, &mut pause).await
+            && pause == FIRST_PAUSE
+        {
+            // Once until it works again.
+            let error = status.message();
+            tracing::warn!(address, error, "no live messages from another gateway");
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(Duration::from_millis(shared.config.reconnect_ms_max));

@@ -70,10 +70,12 @@ impl Links {
 enum LinkEnd {
     #[error("no connection: {0}")]
     Connect(#[from] tonic::transport::Error),
-    #[error("{0}")]
+    #[error("{}", .0.message())]
     Status(#[from] Box<tonic::Status>),
     #[error("the site ended the stream")]
     Ended,
+    #[error("the site does not know its cluster yet")]
+    NotReady,
     #[error("the site is not one of ours: {0}")]
     Stranger(String),
 }
@@ -84,7 +86,12 @@ pub(crate) async fn keep(shared: Arc<Shared>, site: SiteId, address: String) {
     let mut pause = FIRST_PAUSE;
     loop {
         let Err(end) = link.run(&address, &mut pause).await;
-        tracing::warn!(%site, address, error = %end, "link to site is down");
+        // Once until it works again.
+        if pause == FIRST_PAUSE {
+            tracing::warn!(%site, address, error = %end, "link to site is down");
+        } else {
+            tracing::debug!(%site, address, error = %end, "link to site is still down");
+        }
         if matches!(end, LinkEnd::Stranger(_)) {
             tokio::time::sleep(REFUSED_PAUSE).await;
         } else {
@@ -158,6 +165,9 @@ impl Link {
         }
         if hello.site_id != self.site.0 {
             return stranger(format!("site id {:016x}", hello.site_id));
+        }
+        if hello.shards == 0 {
+            return Err(LinkEnd::NotReady);
         }
         if hello.shards != u32::from(self.shared.shards) {
             return stranger(format!("{} shards", hello.shards));
