@@ -50,8 +50,9 @@ impl Commits {
             *token = *next_token;
             return Some((*token, (**commit).clone()));
         }
-        let due = self.due_ms.is_some_and(|due| now_ms >= due) || in_flight.is_urgent();
-        if !due {
+        // A commit that need not be made yet waits until what it passes over is written.
+        let may_now = || in_flight.is_urgent() && !feeds.iter().any(Feed::is_mixed);
+        if !self.due_ms.is_some_and(|due| now_ms >= due) && !may_now() {
             return None;
         }
         self.due_ms = None;
@@ -95,6 +96,10 @@ impl Commits {
             }
         }
         Some(commit)
+    }
+
+    pub(crate) fn is_on_its_way(&self) -> bool {
+        self.on_its_way.is_some()
     }
 
     pub(crate) fn is_mine(&self, token: u64) -> bool {

@@ -32,8 +32,10 @@ pub(crate) struct Feed {
     /// Everything below is taken or in the session's queue.
     pub(crate) fetched: u64,
     live_from: u64,
-    /// First QoS 0 message that is not written to the socket; 0: none.
-    pub(crate) unflushed: u64,
+    /// First QoS 0 message that is not known to be written to the socket; 0: none.
+    unflushed: u64,
+    /// A message of QoS 1 or 2 was sent after it.
+    is_mixed: bool,
     /// Records of this shard in the session's queue.
     pub(crate) queued: u32,
     /// Version of the subscriptions under which a page was asked for; 0: none is on its way.
@@ -57,9 +59,31 @@ impl Feed {
         if self.live_from == DETACHED { self.fetched } else { self.fetched.max(self.live_from) }
     }
 
-    /// What may be committed: not past a QoS 0 message that is not written.
+    /// What may be committed: not past a QoS 0 message that is not written, unless a message in flight
+    /// lies behind it. In-flight messages always lie below the cursor: the log must not bring them
+    /// again.
     pub(crate) fn cursor(&self) -> u64 {
-        if self.unflushed == 0 { self.next } else { self.unflushed }
+        if self.unflushed == 0 || self.is_mixed { self.next } else { self.unflushed }
+    }
+
+    /// A message of the shard was handed out to be written.
+    pub(crate) fn sent(&mut self, position: u64, qos: u8) {
+        if qos > 0 {
+            self.is_mixed = self.unflushed != 0;
+        } else if self.unflushed == 0 {
+            self.unflushed = position;
+        }
+    }
+
+    /// Everything is written.
+    pub(crate) fn flushed(&mut self) {
+        self.unflushed = 0;
+        self.is_mixed = false;
+    }
+
+    /// Whether a commit now would pass over a QoS 0 message that is not written.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.is_mixed
     }
 
     /// Tail events come from this position on (or from later, if some were dropped meanwhile).

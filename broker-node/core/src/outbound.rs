@@ -54,8 +54,6 @@ pub(crate) struct Outbound {
     /// QoS 2 messages whose packet id is not committed, in order.
     held: VecDeque<Delivery>,
     resume: Option<Box<Resume>>,
-    /// In-flight positions at or above the cursor: the log would bring them again.
-    skip: Vec<(ShardId, Position)>,
     reads: usize,
     retry_ms: Option<u64>,
     has_unflushed: bool,
@@ -76,7 +74,6 @@ impl Outbound {
     ) -> Self {
         let mut in_flight = InFlight::new(durable);
         let mut feeds = Vec::new();
-        let mut skip = Vec::new();
         if durable {
             for shard in 0..usize::from(shards) {
                 let committed = row.cursor.get(shard).copied().unwrap_or(0);
@@ -85,10 +82,6 @@ impl Outbound {
             }
             for entry in &row.in_flight {
                 in_flight.restore(entry);
-                let cursor = row.cursor.get(entry.shard as usize).copied().unwrap_or(0);
-                if entry.position >= cursor {
-                    skip.push((ShardId(entry.shard as u16), Position(entry.position)));
-                }
             }
         }
         let resume = Resume::new(in_flight.to_resend());
@@ -103,7 +96,6 @@ impl Outbound {
             matched: VecDeque::new(),
             held: VecDeque::new(),
             resume,
-            skip,
             reads: 0,
             retry_ms: None,
             has_unflushed: false,
@@ -119,6 +111,13 @@ impl Outbound {
     /// Takes whether something moved since the last call.
     pub(crate) fn take_moved(&mut self) -> bool {
         std::mem::take(&mut self.moved) || self.in_flight.has_changes()
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        let sent = self.queue.is_empty() && self.matched.is_empty() && self.held.is_empty();
+        sent && self.reads == 0
+            && self.resume.is_none()
+            && self.feeds.iter().all(|feed| feed.read_from().is_none())
     }
 
     pub(crate) fn deadline_ms(&self) -> Option<u64> {
@@ -392,17 +391,13 @@ impl Outbound {
     ) {
         while let Some(Queued { shard, placed }) = self.queue.front() {
             let (shard, position) = (*shard, placed.position);
-            let found = if self.is_skipped(shard, position) {
-                None
-            } else {
-                subscriptions.find(&Candidate {
-                    topic: placed.record.topic(),
-                    publisher: placed.record.client_id(),
-                    qos: placed.record.qos(),
-                    retain: placed.record.retain(),
-                    place: Some((shard, position)),
-                })
-            };
+            let found = subscriptions.find(&Candidate {
+                topic: placed.record.topic(),
+                publisher: placed.record.client_id(),
+                qos: placed.record.qos(),
+                retain: placed.record.retain(),
+                place: Some((shard, position)),
+            });
             if found.as_ref().is_some_and(|found| found.qos > 0) && !self.window_is_open() {
                 return;
             }
@@ -414,9 +409,6 @@ impl Outbound {
             self.queue_bytes -= placed.record.as_bytes().len();
             self.feeds[usize::from(shard.0)].took(position);
             self.moved = true;
-            if !self.skip.is_empty() {
-                self.skip.retain(|known| *known != (shard, position));
-            }
             if let Some(found) = found {
                 let matched = Matched {
                     record: placed.record,
@@ -428,10 +420,6 @@ impl Outbound {
                 self.send(matched, true, turn, out);
             }
         }
-    }
-
-    fn is_skipped(&self, shard: ShardId, position: Position) -> bool {
-        !self.skip.is_empty() && self.skip.contains(&(shard, position))
     }
 
     /// Sends one message, or counts why not. `consumes`: it moves the cursor of its shard.
@@ -469,14 +457,11 @@ impl Outbound {
             return;
         }
         turn.room_bytes = turn.room_bytes.saturating_sub(bytes);
+        if consumes {
+            self.feeds[usize::from(shard.0)].sent(position.0, delivery.qos);
+            self.has_unflushed |= delivery.qos == 0;
+        }
         if delivery.qos == 0 {
-            if consumes {
-                let feed = &mut self.feeds[usize::from(shard.0)];
-                if feed.unflushed == 0 {
-                    feed.unflushed = position.0;
-                    self.has_unflushed = true;
-                }
-            }
             out.push(Effect::Deliver(delivery));
             return;
         }
@@ -505,7 +490,7 @@ impl Outbound {
         }
         self.has_unflushed = false;
         for feed in &mut self.feeds {
-            feed.unflushed = 0;
+            feed.flushed();
         }
         self.moved = true;
         true

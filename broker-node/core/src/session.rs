@@ -472,6 +472,18 @@ impl Session {
         self.outbound.is_short_of_room
     }
 
+    /// Whether nothing waits to be sent, read or answered.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.outbound.is_idle() && self.operations.group.is_none() && self.undecided() == 0
+    }
+
+    /// Whether a commit is on its way: what follows it may overtake it.
+    #[must_use]
+    pub fn is_committing(&self) -> bool {
+        self.commits.is_on_its_way()
+    }
+
     /// When [`Session::turn`] has to be called again if nothing comes, in ms.
     #[must_use]
     pub fn deadline_ms(&self) -> Option<u64> {
