@@ -17,7 +17,7 @@ pub(crate) type Pairs = BTreeMap<Vec<u8>, Bytes>;
 pub(crate) type Changes = [(Vec<u8>, Option<Bytes>)];
 
 /// Term and index of a log entry.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct LogId {
     pub(crate) term: u64,
     pub(crate) index: u64,

@@ -156,7 +156,8 @@ impl Replica {
         }
         assert!(replica.vote >= promised.vote, "{key}: a vote went back");
         assert!(replica.last().index >= promised.durable, "{key}: synced entries are gone");
-        for (index, term) in promised.terms.range(replica.purged.index + 1..=promised.durable) {
+        let kept = promised.terms.range(replica.purged.index + 1..);
+        for (index, term) in kept.take_while(|(index, _)| **index <= promised.durable) {
             assert_eq!(replica.terms.get(index), Some(term), "{key}: entry {index} is another");
         }
         assert!(
@@ -368,9 +369,8 @@ impl Replica {
             self.writing = Some(Writing { at, cut, records, pairs, run: None, run_done });
             all
         });
-        let plain = |placed: &Placed| {
-            (placed.position.0, placed.time_ms, placed.record.as_bytes().clone())
-        };
+        let plain =
+            |placed: &Placed| (placed.position.0, placed.time_ms, placed.record.as_bytes().clone());
         Trace {
             outcomes: applied.outcomes,
             stored: applied.stored_records.iter().map(plain).collect(),
@@ -448,12 +448,7 @@ impl Replica {
     }
 
     /// Takes over the state of a snapshot. Durable when it returns; false if the disk had no room.
-    pub(crate) fn install(
-        &mut self,
-        log: &LogCore,
-        at: LogId,
-        pairs: Pairs,
-    ) -> Result<bool, Stop> {
+    pub(crate) fn install(&mut self, log: &LogCore, at: LogId, pairs: Pairs) -> Result<bool, Stop> {
         if self.term_at(at.index).is_some_and(|term| term != at.term) {
             self.truncate(log, at.index);
             while log.commit() {}

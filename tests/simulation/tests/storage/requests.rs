@@ -12,7 +12,8 @@ use holdfast_proto::record::{NEVER_EXPIRES, RecordDraft};
 use holdfast_proto::shard::command::Command as Kind;
 use holdfast_proto::shard::{
     Abandon, Claim, ClientKey, Command, CommitCursor, Disconnect, GatewayRef, InFlight,
-    ReleaseReceived, SetRetained, ShardPosition, Status, Subscribe, Subscription, Unsubscribe, Will,
+    ReleaseReceived, SetRetained, ShardPosition, Status, Subscribe, Subscription, Unsubscribe,
+    Will,
 };
 use holdfast_shard::{LAYOUT_TOPIC, Request, Shard};
 
@@ -37,7 +38,12 @@ pub(crate) struct Gateways {
     payloads: u64,
 }
 
-fn names(prefix: &str, count: usize, shard_of: impl Fn(&str) -> ShardId, shard: ShardId) -> Vec<String> {
+fn names(
+    prefix: &str,
+    count: usize,
+    shard_of: impl Fn(&str) -> ShardId,
+    shard: ShardId,
+) -> Vec<String> {
     let all = (0..).map(|n| format!("{prefix}{n}"));
     all.filter(|name| shard_of(name) == shard).take(count).collect()
 }
