@@ -10,7 +10,7 @@ use holdfast_proto::ids::{Position, ShardId};
 use holdfast_proto::shard::{AppendOutcome, Outcome, Status as Decided, outcome};
 use holdfast_proto::storage::{
     Chunk, DescribeRequest, FetchRunRequest, Filter, GatewayFrame, GatewayHello, SiteDescription,
-    SiteHello, TailFilters, TailFiltersActive, TailStopped, gateway_frame::Frame,
+    SiteHello, TailBlock, TailFilters, TailFiltersActive, TailStopped, gateway_frame::Frame,
     site_frame::Frame as Out, storage_server::Storage,
 };
 use holdfast_shard::Request as Ask;
@@ -160,12 +160,22 @@ impl LinkSession {
                         link.send(Out::TailStopped(stopped));
                     }
                     Some(replica) => {
-                        let head = replica.cell.shard.lock().next_position();
+                        let (head, time_ms) = {
+                            let state = replica.cell.shard.lock();
+                            (state.next_position(), state.time_ms())
+                        };
                         let from = match start.position {
                             0 => head,
                             position => Position(position),
                         };
-                        // The first block names the head at once.
+                        // Where the tail is, before anything is pushed.
+                        link.send(Out::TailBlock(TailBlock {
+                            shard: start.shard,
+                            from: from.0,
+                            next: from.0,
+                            time_ms,
+                            records: bytes::Bytes::new(),
+                        }));
                         replica.tails.start(link, self.filters.clone(), from, start.credit_bytes);
                     }
                 }
