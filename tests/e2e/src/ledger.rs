@@ -38,10 +38,18 @@ struct Books {
     /// In the order of arrival, by subscriber.
     received: BTreeMap<String, Vec<Entry>>,
     distinct: BTreeMap<String, HashSet<Entry>>,
-    last_acknowledged: Option<Instant>,
-    longest_pause: Duration,
+    /// By publisher.
+    progress: BTreeMap<u32, Progress>,
     refused: u64,
     errors: Vec<String>,
+}
+
+/// How one publisher goes on.
+#[derive(Debug)]
+struct Progress {
+    acknowledged: usize,
+    last: Instant,
+    longest_pause: Duration,
 }
 
 /// How one subscriber fared.
@@ -63,9 +71,11 @@ impl Ledger {
         let mut books = self.books.lock().unwrap();
         books.acknowledged.insert(entry);
         let now = Instant::now();
-        if let Some(last) = books.last_acknowledged.replace(now) {
-            books.longest_pause = books.longest_pause.max(now - last);
-        }
+        let first = Progress { acknowledged: 0, last: now, longest_pause: Duration::ZERO };
+        let progress = books.progress.entry(entry.publisher).or_insert(first);
+        progress.acknowledged += 1;
+        progress.longest_pause = progress.longest_pause.max(now - progress.last);
+        progress.last = now;
     }
 
     /// A publisher got a reason code that is an error: the message may or may not be stored.
@@ -104,16 +114,25 @@ impl Ledger {
         books.acknowledged.iter().all(|entry| distinct.contains(entry))
     }
 
-    /// Forgets the longest pause between two acknowledgements and begins anew.
-    pub fn restart_clock(&self) {
-        let mut books = self.books.lock().unwrap();
-        books.last_acknowledged = None;
-        books.longest_pause = Duration::ZERO;
+    /// Number of acknowledged messages of each publisher.
+    pub fn acknowledged_by_publisher(&self) -> BTreeMap<u32, usize> {
+        let books = self.books.lock().unwrap();
+        books.progress.iter().map(|(name, progress)| (*name, progress.acknowledged)).collect()
     }
 
-    /// The longest pause between two acknowledgements.
+    /// Forgets the longest pauses between two acknowledgements and begins anew.
+    pub fn restart_clock(&self) {
+        let mut books = self.books.lock().unwrap();
+        let now = Instant::now();
+        for progress in books.progress.values_mut() {
+            (progress.last, progress.longest_pause) = (now, Duration::ZERO);
+        }
+    }
+
+    /// The longest pause between two acknowledgements that any publisher had.
     pub fn longest_pause(&self) -> Duration {
-        self.books.lock().unwrap().longest_pause
+        let books = self.books.lock().unwrap();
+        books.progress.values().map(|progress| progress.longest_pause).max().unwrap_or_default()
     }
 
     /// How a subscriber fared.

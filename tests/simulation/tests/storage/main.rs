@@ -14,7 +14,8 @@ mod world;
 
 use world::World;
 
-const SEEDS: u64 = 8;
+/// Histories of each test.
+const SEEDS: u64 = 6;
 const STEPS: u64 = 4_000;
 /// How often a history pauses, so that all replicas catch up and everything is compared.
 const STEPS_PER_ROUND: u64 = 500;
@@ -45,13 +46,13 @@ fn histories(first_seed: u64, seeds: u64, mut at_round: impl FnMut(&mut World)) 
 
 #[test]
 fn committed_entries_survive_any_crash_no_acked_loss() {
-    let worlds = histories(1, SEEDS / 2, World::check);
+    let worlds = histories(1, SEEDS, World::check);
     println!("{}", summary(&worlds));
 }
 
 #[test]
 fn replicas_agree_on_positions_and_runs_stored_once() {
-    let worlds = histories(101, SEEDS / 2, World::check_bases);
+    let worlds = histories(101, SEEDS, World::check_bases);
     println!("{}", summary(&worlds));
 }
 

@@ -206,6 +206,22 @@ impl Replica {
         Promised { durable, terms: std::mem::take(&mut self.terms), vote }
     }
 
+    /// For a failure's message.
+    pub(crate) fn state(&self) -> String {
+        format!(
+            "{} vote {} purged {} last {:?} durable {} committed {} applied {} checkpoint {} missing runs {}",
+            self.key,
+            self.vote,
+            self.purged.index,
+            self.last(),
+            self.durable,
+            self.committed,
+            self.applied.index,
+            self.base.applied().index,
+            self.missing_runs().len()
+        )
+    }
+
     // ---- the log -------------------------------------------------------------------------------------
 
     /// The newest entry, or what is purged.

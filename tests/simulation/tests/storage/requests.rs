@@ -103,7 +103,7 @@ impl Gateways {
                 Kind::Unsubscribe(Unsubscribe { client, epoch, instance, filters })
             }
             78..82 => {
-                let packet_ids = vec![1 + rng.below(3) as u32];
+                let packet_ids = (0..4).map(|_| 1 + rng.below(12) as u32).collect();
                 Kind::ReleaseReceived(ReleaseReceived { client, epoch, packet_ids })
             }
             82..87 => Kind::Disconnect(Disconnect {
@@ -143,7 +143,8 @@ impl Gateways {
             let epoch = if rng.one_in(10) { 0 } else { belief(rng, shard, &id).0 };
             let topic = format!("t/{}", rng.below(9));
             let payload = self.payload(rng);
-            builder.push(&draft(&topic, &id, epoch, rng.below(4) as u16, &payload));
+            let packet_id = if rng.one_in(2) { 0 } else { 1 + rng.below(12) as u16 };
+            builder.push(&draft(&topic, &id, epoch, packet_id, &payload));
         }
         let deadline_ms = if rng.one_in(25) { now_ms - 1 } else { now_ms + 30_000 };
         let batch = builder.seal(Incarnation(incarnation), sequence, deadline_ms);
@@ -240,7 +241,7 @@ impl Gateways {
 fn belief(rng: &mut SimRng, shard: &Shard<DiskBase>, id: &str) -> (u64, u64) {
     let row = shard.session(&client(id)).unwrap();
     let (epoch, instance) = row.map_or((1, 1), |row| (row.epoch, row.instance));
-    match rng.below(8) {
+    match rng.below(16) {
         0 => (epoch.saturating_sub(1).max(1), instance),
         1 => (epoch, instance.saturating_sub(1).max(1)),
         _ => (epoch, instance),

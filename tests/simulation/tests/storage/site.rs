@@ -42,7 +42,7 @@ pub(crate) struct Site {
     pub(crate) ids: Vec<ReplicaId>,
     promised: Vec<Promised>,
     /// A bit of the log was flipped since it was read last.
-    flipped: bool,
+    pub(crate) flipped: bool,
     pub(crate) counts: SiteCounts,
     /// Steps at which it starts again, hears from others again, has room again.
     pub(crate) down_until: u64,
@@ -177,9 +177,12 @@ impl Site {
         let mut names = self.disk.list(LOG_DIR).unwrap();
         names.retain(|name| name.ends_with(".seg"));
         let path = format!("{LOG_DIR}/{}", names[rng.below(names.len() as u64) as usize]);
-        let length = self.disk.content(&path).unwrap().len() as u64;
-        if length > 0 {
-            self.disk.flip_bit(&path, rng.below(length), rng.below(8) as u8).unwrap();
+        let content = self.disk.content(&path).unwrap();
+        // Mostly where something was written.
+        let places: Vec<u64> = (0..20).map(|_| rng.below(content.len() as u64)).collect();
+        let written = places.iter().copied().find(|at| content.get(*at as usize).is_some_and(|byte| *byte != 0));
+        if let Some(at) = written {
+            self.disk.flip_bit(&path, at, rng.below(8) as u8).unwrap();
             self.flipped = true;
         }
     }

@@ -11,7 +11,7 @@ use crate::site::{End, Site};
 
 const START_MS: u64 = 1_000_000;
 /// Things that happen in one step, besides faults.
-const ACTS_PER_STEP: usize = 8;
+const ACTS_PER_STEP: usize = 32;
 const SETTLE_STEPS_MAX: usize = 3_000;
 
 pub(crate) struct World {
@@ -85,25 +85,26 @@ impl World {
         let site = self.site();
         match self.rng.below(1_000) {
             0..8 => self.end(site, End::Power),
-            8..14 => self.end(site, End::Sync),
-            14..17 => self.end(site, End::Kill),
-            17..19 => {
+            8..24 => self.end(site, End::Sync),
+            24..28 => self.end(site, End::Kill),
+            28..31 => {
                 for site in 0..SITES {
                     let end = if self.rng.one_in(2) { End::Power } else { End::Sync };
                     self.end(site, end);
                 }
             }
-            19..24 => {
-                let whole = self.groups.iter().all(|group| group.voters == [true; SITES]);
+            31..37 => {
+                let whole = self.groups.iter().all(|group| group.voters == [true; SITES])
+                    && !self.sites.iter().any(|site| site.flipped);
                 if whole && self.sites[site].full_until <= self.step {
                     self.end(site, End::Flip);
                 }
             }
-            24..34 => {
+            37..47 => {
                 let steps = if self.rng.one_in(3) { 250 } else { 40 };
                 self.sites[site].alone_until = self.step + self.rng.below(steps);
             }
-            34..38 => {
+            47..51 => {
                 self.sites[site].full_until = self.step + 1 + self.rng.below(100);
                 let World { sites, rng, .. } = self;
                 sites[site].fill(rng);
@@ -113,6 +114,13 @@ impl World {
     }
 
     fn end(&mut self, site: usize, end: End) {
+        if end == End::Sync {
+            // So that the last round has something in it.
+            for group in 0..self.groups.len() {
+                self.propose(group, false);
+                self.ship(group, site);
+            }
+        }
         let World { sites, groups, rng, .. } = self;
         let mut models: Vec<_> = groups.iter_mut().map(|group| &mut group.model).collect();
         sites[site].end(end, rng, &mut models);
@@ -264,7 +272,20 @@ impl World {
             }
             self.calm_step();
         }
-        panic!("the world does not settle");
+        panic!("the world does not settle: {}", self.state());
+    }
+
+    fn state(&self) -> String {
+        let mut lines = Vec::new();
+        for (shard, group) in self.groups.iter().enumerate() {
+            let commit = group.model.commit_index();
+            lines.push(format!("shard {shard}: commit {commit}, {:?}", group.leader));
+            for (at, site) in self.sites.iter().enumerate() {
+                let replica = site.life.as_ref().map(|life| life.replicas[shard].state());
+                lines.push(format!("  site {at}: {replica:?}, log {:?}", site.life.as_ref().map(|life| life.log.stats())));
+            }
+        }
+        lines.join("\n")
     }
 
     fn calm_step(&mut self) {
@@ -275,6 +296,10 @@ impl World {
             for group in 0..self.groups.len() {
                 if self.groups[group].leader.is_none() && self.rng.one_in(4) {
                     self.elect(group, site);
+                }
+                if self.groups[group].voters != [true; SITES] {
+                    // A new replica votes once an entry is committed without it.
+                    self.propose(group, true);
                 }
                 self.ship(group, site);
                 let World { sites, groups, .. } = self;
