@@ -180,7 +180,10 @@ impl Site {
         let content = self.disk.content(&path).unwrap();
         // Mostly where something was written.
         let places: Vec<u64> = (0..20).map(|_| rng.below(content.len() as u64)).collect();
-        let written = places.iter().copied().find(|at| content.get(*at as usize).is_some_and(|byte| *byte != 0));
+        let written = places
+            .iter()
+            .copied()
+            .find(|at| content.get(*at as usize).is_some_and(|byte| *byte != 0));
         if let Some(at) = written {
             self.disk.flip_bit(&path, at, rng.below(8) as u8).unwrap();
             self.flipped = true;

@@ -282,7 +282,10 @@ impl World {
             lines.push(format!("shard {shard}: commit {commit}, {:?}", group.leader));
             for (at, site) in self.sites.iter().enumerate() {
                 let replica = site.life.as_ref().map(|life| life.replicas[shard].state());
-                lines.push(format!("  site {at}: {replica:?}, log {:?}", site.life.as_ref().map(|life| life.log.stats())));
+                lines.push(format!(
+                    "  site {at}: {replica:?}, log {:?}",
+                    site.life.as_ref().map(|life| life.log.stats())
+                ));
             }
         }
         lines.join("\n")
