@@ -1,6 +1,8 @@
 //! Configuration of a gateway: one TOML file.
 
-use holdfast_node_kit::config::{Invalid, Validate, check_address, check_addresses, check_name, check_range};
+use holdfast_node_kit::config::{
+    Invalid, Validate, check_address, check_addresses, check_name, check_range,
+};
 use serde::Deserialize;
 
 use crate::cluster::ClusterConfig;
@@ -201,11 +203,7 @@ impl Validate for MqttConfig {
             1..=10_000_000,
         )?;
         check_range("mqtt.operations_max", self.operations_max, 1..=1_000_000)?;
-        check_range(
-            "mqtt.write_buffer_bytes_max",
-            self.write_buffer_bytes_max,
-            1024..=1 << 30,
-        )?;
+        check_range("mqtt.write_buffer_bytes_max", self.write_buffer_bytes_max, 1024..=1 << 30)?;
         check_range("mqtt.commit_interval_ms", self.commit_interval_ms, 10..=1000)?;
         if !self.allow_anonymous {
             return Err(Invalid::new("mqtt.allow_anonymous", self.allow_anonymous, "true"));

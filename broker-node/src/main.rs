@@ -16,7 +16,7 @@ use holdfast_node_kit::shutdown::Shutdown;
 use holdfast_node_kit::{config as files, http, net, telemetry};
 use tokio::time::timeout;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ClusterError};
 use crate::config::Config;
 use crate::connection::Shared;
 
@@ -42,14 +42,15 @@ async fn run(
     let health = Health::new();
     let http_listener = net::bind(&config.http_listen).await?;
     let mqtt_listener = net::bind(&config.mqtt_listen).await?;
-    // The cluster side and the metrics outlive the connections, which need them to end well.
+    // The metrics outlive the connections.
     let stopped = Shutdown::new();
     tokio::spawn(http::serve(http_listener, prometheus, health.clone(), stopped.clone()));
-    let cluster = tokio::select! {
-        started = Cluster::start(config.cluster_config(), stopped.clone(), health.clone()) => started?,
-        () = shutdown.wait() => return Ok(()),
+    let started = Cluster::start(config.cluster_config(), shutdown.clone(), health.clone()).await;
+    let cluster = match started {
+        Err(ClusterError::Stopping) => return Ok(()),
+        started => started?,
     };
-    let shared = Shared::new(config.mqtt.clone(), &config.cluster, cluster);
+    let shared = Shared::new(config.mqtt.clone(), &config.cluster, cluster.clone());
     tracing::info!(listen = %config.mqtt_listen, "serving MQTT");
     listener::serve(mqtt_listener, shared.clone(), shutdown.clone()).await;
     health.set_not_ready("stopping");
@@ -57,6 +58,7 @@ async fn run(
     if timeout(time, shared.registry.drain()).await.is_err() {
         tracing::warn!(left = shared.registry.len(), "connections did not end in time");
     }
+    cluster.leave().await;
     stopped.trigger();
     Ok(())
 }

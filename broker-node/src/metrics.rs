@@ -7,8 +7,6 @@ use metrics::{Gauge, Histogram, counter, gauge, histogram};
 
 /// Clients connected (handshakes included).
 static CONNECTIONS: LazyLock<Gauge> = LazyLock::new(|| gauge!("holdfast_gateway_connections"));
-/// Time from a turn of publishing to the decision of its last message, one sample a turn, in s.
-static DECIDED: LazyLock<Histogram> = LazyLock::new(|| histogram!("holdfast_publish_acked_seconds"));
 /// Age of a message when it is sent to a subscriber, one sample a turn, in s.
 static DELIVERED: LazyLock<Histogram> =
     LazyLock::new(|| histogram!("holdfast_durable_delivered_seconds"));
@@ -44,11 +42,6 @@ pub(crate) fn dropped(kind: Counter, count: u64) {
         Counter::QueueFull => "queue_full",
     };
     counter!("holdfast_gateway_dropped_total", "reason" => reason).increment(count);
-}
-
-/// The last publish of a turn is decided.
-pub(crate) fn decided(seconds: f64) {
-    DECIDED.record(seconds);
 }
 
 /// The first message of a turn is sent.

@@ -52,7 +52,7 @@ impl Commits {
         }
         // A commit that need not be made yet waits until what it passes over is written.
         let may_now = || in_flight.is_urgent() && !feeds.iter().any(Feed::is_mixed);
-        if !self.due_ms.is_some_and(|due| now_ms >= due) && !may_now() {
+        if self.due_ms.is_none_or(|due| now_ms < due) && !may_now() {
             return None;
         }
         self.due_ms = None;
@@ -84,7 +84,11 @@ impl Commits {
     }
 
     /// The commit of this token is applied: returns it.
-    pub(crate) fn committed(&mut self, token: u64, feeds: &mut [Feed]) -> Option<Box<CommitCursor>> {
+    pub(crate) fn committed(
+        &mut self,
+        token: u64,
+        feeds: &mut [Feed],
+    ) -> Option<Box<CommitCursor>> {
         if !self.is_mine(token) {
             return None;
         }

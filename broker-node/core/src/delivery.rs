@@ -29,7 +29,8 @@ impl Delivery {
     /// Length of the MQTT 5 properties, without their length field.
     #[must_use]
     pub fn properties_bytes(&self) -> usize {
-        let ids: usize = self.subscription_ids.iter().map(|id| 1 + varint_bytes(*id as usize)).sum();
+        let ids: usize =
+            self.subscription_ids.iter().map(|id| 1 + varint_bytes(*id as usize)).sum();
         ids + if self.expiry_left_s.is_some() { 5 } else { 0 } + self.record.properties().len()
     }
 }

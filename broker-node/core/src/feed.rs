@@ -44,7 +44,6 @@ pub(crate) struct Feed {
     backlog: Option<Box<Backlog>>,
 }
 
-
 impl Feed {
     pub(crate) fn new(committed: u64, start: u64) -> Self {
         Feed { next: start, committed, fetched: start, ..Feed::default() }

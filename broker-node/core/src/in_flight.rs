@@ -294,7 +294,11 @@ impl InFlight {
     }
 
     /// A delta is committed: frees completed ids, and tells which messages and releases may be sent.
-    pub(crate) fn committed(&mut self, commit: &shard::CommitCursor, mut step: impl FnMut(u16, State)) {
+    pub(crate) fn committed(
+        &mut self,
+        commit: &shard::CommitCursor,
+        mut step: impl FnMut(u16, State),
+    ) {
         for id in &commit.completed {
             self.all.remove(&(*id as u16));
         }

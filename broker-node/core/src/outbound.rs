@@ -134,7 +134,13 @@ impl Outbound {
 
     // ---- what comes from the log
 
-    pub(crate) fn tail(&mut self, shard: ShardId, records: &[Placed], indexes: &[u32], next: Position) {
+    pub(crate) fn tail(
+        &mut self,
+        shard: ShardId,
+        records: &[Placed],
+        indexes: &[u32],
+        next: Position,
+    ) {
         let full = self.is_full();
         let Some(feed) = self.feeds.get_mut(usize::from(shard.0)) else { return };
         let matching = indexes.iter().filter_map(|index| records.get(*index as usize)).cloned();

@@ -298,7 +298,12 @@ fn refuse(reason: u8, cause: &'static str) -> Close {
 mod tests {
     use super::*;
 
-    fn publish(qos: u8, packet_id: u16, topic: &'static str, alias: u16) -> InboundPublish<'static> {
+    fn publish(
+        qos: u8,
+        packet_id: u16,
+        topic: &'static str,
+        alias: u16,
+    ) -> InboundPublish<'static> {
         InboundPublish {
             qos,
             retain: false,

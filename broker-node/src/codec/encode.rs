@@ -102,8 +102,7 @@ fn encode_publish(out: &mut BytesMut, delivery: &Delivery, protocol: Protocol) {
         remaining += varint_bytes(properties_bytes) + properties_bytes;
     }
     out.reserve(5 + remaining);
-    let flags =
-        u8::from(delivery.dup) << 3 | delivery.qos << 1 | u8::from(delivery.retain);
+    let flags = u8::from(delivery.dup) << 3 | delivery.qos << 1 | u8::from(delivery.retain);
     out.put_u8(0x30 | flags);
     put_varint(out, remaining);
     out.put_u16(topic.len() as u16);

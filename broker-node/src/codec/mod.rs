@@ -13,7 +13,9 @@ use holdfast_session::reason;
 use thiserror::Error;
 
 pub(crate) use connect::{Connect, ConnectError, Will, decode_connect};
-pub(crate) use encode::{Connack, connack_refused_v3, encode_connack, encode_disconnect, encode_effect};
+pub(crate) use encode::{
+    Connack, connack_refused_v3, encode_connack, encode_disconnect, encode_effect,
+};
 pub(crate) use frame::{Frame, next_frame};
 pub(crate) use packet::{Packet, decode};
 

@@ -23,10 +23,7 @@ pub(crate) enum Packet<'a> {
 }
 
 /// Reads a packet of a connection that has had its CONNECT.
-pub(crate) fn decode<'a>(
-    frame: Frame<'a>,
-    protocol: Protocol,
-) -> Result<Packet<'a>, DecodeError> {
+pub(crate) fn decode<'a>(frame: Frame<'a>, protocol: Protocol) -> Result<Packet<'a>, DecodeError> {
     let mut reader = Reader::new(frame.body);
     let packet = match frame.first >> 4 {
         3 => return publish(frame.first, reader, protocol).map(Packet::Publish),
@@ -257,10 +254,7 @@ fn subscribe(reader: &mut Reader<'_>, protocol: Protocol) -> Result<SubscribePac
     Ok(SubscribePacket { packet_id, identifier, filters })
 }
 
-fn unsubscribe<'a>(
-    reader: &mut Reader<'a>,
-    protocol: Protocol,
-) -> Result<Packet<'a>, DecodeError> {
+fn unsubscribe<'a>(reader: &mut Reader<'a>, protocol: Protocol) -> Result<Packet<'a>, DecodeError> {
     let packet_id = reader.packet_id()?;
     if protocol == Protocol::V5 {
         let mut properties = reader.properties()?;

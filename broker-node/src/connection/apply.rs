@@ -18,13 +18,11 @@ impl<T: Transport> Live<T> {
     pub(super) fn packets(
         &mut self,
         bytes: &[u8],
-        now_ms: u64,
         effects: &mut Vec<Effect>,
     ) -> Result<usize, End> {
         let shared = self.shared.clone();
         let (client, inbox) = (self.client.clone(), self.inbox.clone());
         let mut turn: Option<PublishTurn<'_>> = None;
-        let mut last_token = 0;
         let mut used = 0;
         let applied = loop {
             let frame = match codec::next_frame(&bytes[used..], shared.config.packet_bytes_max) {
@@ -65,27 +63,23 @@ impl<T: Transport> Live<T> {
                 properties: &publish.properties,
                 payload: publish.payload,
             };
-            match turn.publish(&draft, routing.token) {
-                Routed::Now => self.session.decided(routing.token, Decision::Routed),
-                Routed::Later => last_token = routing.token,
+            if turn.publish(&draft, routing.token) == Routed::Now {
+                self.session.decided(routing.token, Decision::Routed);
             }
         };
         if let Some(turn) = turn {
-            self.turn_published(turn, last_token, now_ms);
+            self.turn_published(turn);
         }
         applied.map(|()| used)
     }
 
-    fn turn_published(&mut self, turn: PublishTurn<'_>, last_token: u64, now_ms: u64) {
+    fn turn_published(&mut self, turn: PublishTurn<'_>) {
         let end = turn.finish();
         if end.congested && self.congestion.is_none() {
             let (cluster, client) = (self.shared.cluster.clone(), self.client.clone());
             self.congestion = Some(Box::pin(async move { cluster.uncongested(&client).await }));
         }
         self.turn_end = Some(end);
-        if last_token > 0 && self.measured.is_none() {
-            self.measured = Some((last_token, now_ms));
-        }
     }
 
     fn packet(&mut self, packet: Packet<'_>, effects: &mut Vec<Effect>) -> Result<(), Close> {
@@ -137,20 +131,11 @@ impl<T: Transport> Live<T> {
         Ok(ended?)
     }
 
-    fn event(
-        &mut self,
-        event: Event,
-        now_ms: u64,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), Close> {
+    fn event(&mut self, event: Event, now_ms: u64, effects: &mut Vec<Effect>) -> Result<(), Close> {
         let session = &mut self.session;
         match event {
             Event::Published { results } => {
                 for (token, result) in results {
-                    if self.measured.is_some_and(|(measured, _)| token >= measured) {
-                        let since_ms = self.measured.take().map_or(now_ms, |(_, at)| at);
-                        metrics::decided(now_ms.saturating_sub(since_ms) as f64 / 1e3);
-                    }
                     session.decided(token, decision(result));
                 }
             }
@@ -162,7 +147,8 @@ impl<T: Transport> Live<T> {
                 session.regular(record, received_ms, effects)?;
             }
             Event::RegularOverflow { dropped } => session.regular_overflow(dropped, effects)?,
-            Event::Page { shard, records, next, head, dropped_below, time_ms: _ } => {
+            Event::Page { shard, records, next, head, dropped_below, time_ms } => {
+                tracing::trace!(%shard, records = records.len(), %next, head, time_ms, "page");
                 let page = Page { shard, records: &records, next, head, dropped_below };
                 session.page(&page, now_ms, effects);
             }

@@ -27,7 +27,9 @@ pub(super) async fn close<T: Transport>(mut live: Box<Live<T>>, end: End) {
         tracing::debug!(reason = close.reason, cause = close.cause, "closing a connection");
     }
     settle(&mut live);
-    let is_fenced = end.close.is_some_and(|close| close.reason == reason::TAKEN_OVER);
+    wait_for_commit(&mut live).await;
+    let is_fenced = live.taken_over.is_some()
+        || end.close.is_some_and(|close| close.reason == reason::TAKEN_OVER);
     let mut last = None;
     if is_fenced {
         let uncommitted = live.session.uncommitted();
@@ -78,6 +80,20 @@ fn settle<T: Transport>(live: &mut Live<T>) {
     // Whatever else would end the session now: it ends already.
     let _ = live.apply_events(&mut events, now_ms, &mut effects);
     live.session.heads(&heads);
+}
+
+/// Until the commit on its way is answered: the last command may not overtake it.
+async fn wait_for_commit<T: Transport>(live: &mut Live<T>) {
+    let time = Duration::from_millis(live.shared.config.linger_ms);
+    let answered = async {
+        while live.session.is_committing() && live.taken_over.is_none() {
+            live.inbox.ready().await;
+            settle(live);
+        }
+    };
+    if timeout(time, answered).await.is_err() {
+        tracing::debug!("a session ends with a commit on its way");
+    }
 }
 
 /// Until the last command is applied; an owner that claims the session meanwhile gets what it carries.

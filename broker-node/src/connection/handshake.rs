@@ -250,7 +250,6 @@ fn live<T: Transport>(
         congestion: None,
         timer: None,
         armed_ms: None,
-        measured: None,
         taken_over: None,
         shared,
     });

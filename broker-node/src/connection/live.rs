@@ -51,8 +51,6 @@ pub(super) struct Live<T> {
     pub(super) last_received_ms: u64,
     pub(super) timer: Option<Pin<Box<Sleep>>>,
     pub(super) armed_ms: Option<u64>,
-    /// The turn of publishing that is being measured: its last token and its time.
-    pub(super) measured: Option<(u64, u64)>,
     pub(super) taken_over: Option<oneshot::Sender<Option<CommitCursor>>>,
 }
 
@@ -156,7 +154,7 @@ impl<T: Transport> Live<T> {
             self.last_received_ms = now_ms;
         }
         if bytes > 0 || wake.is_first {
-            let fed = self.feed(&scratch.input[..bytes], now_ms, &mut scratch.effects);
+            let fed = self.feed(&scratch.input[..bytes], &mut scratch.effects);
             if fed.is_err() {
                 // What was accepted before is answered, as far as it can be.
                 self.run_effects(&mut scratch.effects, &mut scratch.output, now_ms)?;
@@ -175,11 +173,8 @@ impl<T: Transport> Live<T> {
     fn round(&mut self, now_ms: u64, scratch: &mut Scratch) -> Result<bool, End> {
         let room = self.shared.config.write_buffer_bytes_max.saturating_sub(self.output.len());
         let cluster = &self.shared.cluster;
-        let mut turn = Turn {
-            now_ms,
-            shard_time_ms: &|shard| cluster.shard_time_ms(shard),
-            room_bytes: room,
-        };
+        let mut turn =
+            Turn { now_ms, shard_time_ms: &|shard| cluster.shard_time_ms(shard), room_bytes: room };
         let turned = self.session.turn(&mut turn, &mut scratch.effects);
         let again = self.run_effects(&mut scratch.effects, &mut scratch.output, now_ms)?;
         turned?;
@@ -195,17 +190,16 @@ impl<T: Transport> Live<T> {
     fn feed(
         &mut self,
         bytes: &[u8],
-        now_ms: u64,
         effects: &mut Vec<holdfast_session::Effect>,
     ) -> Result<(), End> {
         if self.input.is_empty() {
-            let used = self.packets(bytes, now_ms, effects)?;
+            let used = self.packets(bytes, effects)?;
             self.input.extend_from_slice(&bytes[used..]);
             return Ok(());
         }
         self.input.extend_from_slice(bytes);
         let mut input = std::mem::take(&mut self.input);
-        let used = self.packets(&input, now_ms, effects)?;
+        let used = self.packets(&input, effects)?;
         input.advance(used);
         if !input.is_empty() {
             self.input = input;
@@ -294,7 +288,8 @@ impl<T: Transport> Live<T> {
     }
 
     fn poll_timer(&mut self, context: &mut Context<'_>) -> bool {
-        let silence = (self.silence_ms_max > 0).then(|| self.last_received_ms + self.silence_ms_max);
+        let silence =
+            (self.silence_ms_max > 0).then(|| self.last_received_ms + self.silence_ms_max);
         let Some(wanted) = [silence, self.session.deadline_ms()].into_iter().flatten().min() else {
             return false;
         };

@@ -40,11 +40,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// For connections to this cluster.
-    pub(crate) fn new(
-        config: MqttConfig,
-        limits: &ClusterLimits,
-        cluster: Cluster,
-    ) -> Arc<Shared> {
+    pub(crate) fn new(config: MqttConfig, limits: &ClusterLimits, cluster: Cluster) -> Arc<Shared> {
         let registry = Registry::new(config.max_connections);
         Arc::new(Shared {
             config,

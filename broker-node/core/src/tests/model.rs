@@ -408,11 +408,11 @@ impl Model {
         let in_flight: HashSet<Place> =
             row.in_flight.iter().map(|entry| (entry.shard as u8, entry.position)).collect();
         for (filter, since) in &self.promised {
-            for shard in 0..SHARDS {
+            for (shard, since) in since.iter().enumerate() {
                 let end = row.cursor[shard].min(self.world.head(shard)) as usize;
                 let log = &self.world.logs[shard];
                 // What lies far back was checked before.
-                let start = (since[shard] as usize).max(end.saturating_sub(100)).max(1);
+                let start = (*since as usize).max(end.saturating_sub(100)).max(1);
                 for placed in log.get(start - 1..end.saturating_sub(1)).unwrap_or_default() {
                     let at = (shard as u8, placed.position.0);
                     if !holdfast_proto::topic::matches(filter, placed.record.topic()) {
@@ -452,8 +452,8 @@ impl Model {
                 }
                 Some(Wire::Ack(AckKind::Pubrel, id)) => self.client.release(id),
                 Some(Wire::Ack(AckKind::Pubrec, id)) => {
-                    if self.sending.contains_key(&id) {
-                        self.sending.insert(id, Sending::Release);
+                    if let Some(state) = self.sending.get_mut(&id) {
+                        *state = Sending::Release;
                         self.send_own(id, Sending::Release);
                     }
                 }
@@ -599,8 +599,8 @@ impl Model {
         }
         let seed = self.seed;
         for (filter, since) in &self.promised {
-            for shard in 0..SHARDS {
-                for placed in &self.world.logs[shard][since[shard] as usize - 1..] {
+            for (shard, since) in since.iter().enumerate() {
+                for placed in &self.world.logs[shard][*since as usize - 1..] {
                     let at = (shard as u8, placed.position.0);
                     let matches = holdfast_proto::topic::matches(filter, placed.record.topic());
                     // QoS 0 may be lost on the wire.
