@@ -49,7 +49,7 @@ pub(crate) async fn run(data: &Path, json: bool) -> Result<(), PlanError> {
         },
     };
     if json {
-        console::line(serde_json::json!(status));
+        console::line(status.json());
     } else if status.processes.is_empty() {
         console::line(format!("no cluster in {}", data.display()));
     } else {
@@ -75,6 +75,12 @@ impl Status {
         }
         let ready = is_ready(&processes, plan.replication_factor());
         Status { ready, processes }
+    }
+
+    /// For scripts.
+    fn json(&self) -> String {
+        // Strings, numbers and lists always have a JSON form.
+        serde_json::to_string(self).unwrap_or_default()
     }
 
     /// For a human.
