@@ -108,10 +108,10 @@ impl Group {
         let last = life.replicas[shard].last();
         self.term_max += 1;
         let term = self.term_max;
-        for site in 0..SITES {
+        for (site, reached) in reachable.into_iter().enumerate() {
             let Some((life, shard)) = life_of(sites, site, self.shard) else { continue };
             let Life { log, replicas } = life;
-            let heard = site == candidate || reachable[site];
+            let heard = site == candidate || reached;
             if self.voters[site] && heard && replicas[shard].last() <= last {
                 replicas[shard].save_vote(log, term);
             }

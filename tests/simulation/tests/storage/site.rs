@@ -12,6 +12,8 @@ use crate::requests::SHARDS;
 const LOG_DIR: &str = "log";
 const SEGMENT_BYTES: u32 = 16 << 10;
 const LOG_BYTES_MAX: u64 = 512 << 10;
+/// Small, so that something is still queued when a round is done.
+const ROUND_BYTES_MAX: usize = 3 << 10;
 /// Smaller than what is live, so that reads reach the disk.
 const CACHE_BYTES_MAX: u64 = 8 << 10;
 
@@ -22,7 +24,7 @@ pub(crate) enum End {
     Power,
     /// Power is cut while a round and a checkpoint are written, or after their sync failed.
     Sync,
-    /// The process is killed; the machine stays.
+    /// The process is killed, perhaps while it syncs a round; the machine stays.
     Kill,
     /// It stops well and a bit of its log flips.
     Flip,
@@ -88,7 +90,7 @@ impl Site {
             segment_bytes: SEGMENT_BYTES,
             bytes_max: LOG_BYTES_MAX,
             cache_bytes_max: CACHE_BYTES_MAX,
-            round_bytes_max: 8 << 20,
+            round_bytes_max: ROUND_BYTES_MAX,
             log_id_if_new: self.ids[0].0,
             clock: Arc::new(SimClock::new(0)),
             observer: None,
@@ -155,8 +157,12 @@ impl Site {
                 }
                 life.log.commit();
             }
+            End::Kill => {
+                self.disk.fail_syncs(true);
+                life.log.commit();
+            }
             End::Flip => life.log.finish(),
-            End::Power | End::Kill => {}
+            End::Power => {}
         }
         let stats = life.log.stats();
         self.counts.ends += 1;

@@ -71,6 +71,10 @@ impl World {
             }
             if self.sites[site].life.is_none() && down <= self.step {
                 self.start(site);
+                if self.rng.one_in(8) {
+                    // What a start found must be as durable as what it reports.
+                    self.end(site, End::Power);
+                }
             }
         }
         self.faults();
@@ -85,26 +89,26 @@ impl World {
         let site = self.site();
         match self.rng.below(1_000) {
             0..8 => self.end(site, End::Power),
-            8..24 => self.end(site, End::Sync),
-            24..28 => self.end(site, End::Kill),
-            28..31 => {
+            8..22 => self.end(site, End::Sync),
+            22..30 => self.end(site, End::Kill),
+            30..33 => {
                 for site in 0..SITES {
                     let end = if self.rng.one_in(2) { End::Power } else { End::Sync };
                     self.end(site, end);
                 }
             }
-            31..37 => {
+            33..39 => {
                 let whole = self.groups.iter().all(|group| group.voters == [true; SITES])
                     && !self.sites.iter().any(|site| site.flipped);
                 if whole && self.sites[site].full_until <= self.step {
                     self.end(site, End::Flip);
                 }
             }
-            37..47 => {
+            39..49 => {
                 let steps = if self.rng.one_in(3) { 250 } else { 40 };
                 self.sites[site].alone_until = self.step + self.rng.below(steps);
             }
-            47..51 => {
+            49..53 => {
                 self.sites[site].full_until = self.step + 1 + self.rng.below(100);
                 let World { sites, rng, .. } = self;
                 sites[site].fill(rng);
@@ -114,13 +118,17 @@ impl World {
     }
 
     fn end(&mut self, site: usize, end: End) {
-        if end == End::Sync {
+        if matches!(end, End::Sync | End::Kill) {
             // So that the last round has something in it.
             for group in 0..self.groups.len() {
                 self.propose(group, false);
                 self.ship(group, site);
             }
         }
+        self.go_down(site, end);
+    }
+
+    fn go_down(&mut self, site: usize, end: End) {
         let World { sites, groups, rng, .. } = self;
         let mut models: Vec<_> = groups.iter_mut().map(|group| &mut group.model).collect();
         sites[site].end(end, rng, &mut models);
@@ -178,7 +186,7 @@ impl World {
 
     fn stopped(&mut self, site: usize, result: Result<(), Stop>) {
         if result.is_err() {
-            self.end(site, End::Kill);
+            self.go_down(site, End::Kill);
         }
     }
 
