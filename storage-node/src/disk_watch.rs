@@ -66,6 +66,9 @@ fn readiness(site: &Site, stalled: bool) -> Option<&'static str> {
 }
 
 fn measure(site: &Site) {
+    if let Err(error) = site.remember_replicas() {
+        site.fatal.stop("remember replicas", &error);
+    }
     let stats = site.log.stats();
     let replicas = site.replicas();
     let mut gauges = SiteGauges {

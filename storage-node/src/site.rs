@@ -219,6 +219,7 @@ impl Site {
         placed: &ShardInfo,
     ) -> Result<(), StartError> {
         let store = self.store.replica(key)?;
+        self.refuse_lost(key)?;
         self.refuse_overpurged(key, &store)?;
         self.log.add_replica(key);
         let shard = Shard::open(store.clone(), key.shard, self.shards())?;
@@ -250,6 +251,25 @@ impl Site {
         tokio::spawn(tails::run(replica.clone()));
         self.initialize(&replica, placed).await;
         tracing::info!(shard = key.shard.0, replica = key.replica.0, "replica started");
+        Ok(())
+    }
+
+    /// A replica that this site held and that its log does not know has lost its votes.
+    fn refuse_lost(&self, key: ReplicaKey) -> Result<(), StartError> {
+        if self.log.state(key).is_none() && self.store.remembers_replica(key)? {
+            return Err(StartError::Raft("the site log has lost this replica".into()));
+        }
+        Ok(())
+    }
+
+    /// Notes each replica that has begun to vote or to hold entries.
+    pub(crate) fn remember_replicas(&self) -> Result<(), StoreError> {
+        for replica in self.replicas() {
+            let begun = self.log.state(replica.key).is_some_and(|state| state.vote.is_some());
+            if begun && !self.store.remembers_replica(replica.key)? {
+                self.store.remember_replica(replica.key)?;
+            }
+        }
         Ok(())
     }
 

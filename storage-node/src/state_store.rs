@@ -43,6 +43,7 @@ pub(crate) struct StateStore {
 #[derive(Clone)]
 pub(crate) struct ReplicaStore {
     store: StateStore,
+    key: ReplicaKey,
     tree: sled::Tree,
 }
 
@@ -70,13 +71,29 @@ impl StateStore {
     pub(crate) fn replica(&self, key: ReplicaKey) -> Result<ReplicaStore, StoreError> {
         let name = format!("replica/{}/{}", key.shard.0, key.replica.0);
         let tree = self.db.open_tree(name)?;
-        Ok(ReplicaStore { store: self.clone(), tree })
+        Ok(ReplicaStore { store: self.clone(), key, tree })
     }
 
     /// Replaces one of the site's own values, durably.
     pub(crate) fn put(&self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
         self.db.insert(key, value)?;
         self.sync(value.len() >= BLOB_BYTES_MIN)
+    }
+
+    /// Notes that this site holds the replica: from now on its log must know it.
+    pub(crate) fn remember_replica(&self, key: ReplicaKey) -> Result<(), StoreError> {
+        self.put(&held_key(key), b"")
+    }
+
+    /// Forgets that this site held the replica.
+    pub(crate) fn forget_replica(&self, key: ReplicaKey) -> Result<(), StoreError> {
+        self.db.remove(held_key(key))?;
+        self.sync(false)
+    }
+
+    /// Whether this site held the replica when it was stopped.
+    pub(crate) fn remembers_replica(&self, key: ReplicaKey) -> Result<bool, StoreError> {
+        Ok(self.db.contains_key(held_key(key))?)
     }
 
     /// One of the site's own values.
@@ -104,6 +121,10 @@ impl StateStore {
     pub(crate) fn bytes_on_disk(&self) -> u64 {
         self.db.size_on_disk().unwrap_or(0)
     }
+}
+
+fn held_key(key: ReplicaKey) -> Vec<u8> {
+    format!("held/{}/{}", key.shard.0, key.replica.0).into_bytes()
 }
 
 impl ReplicaStore {
@@ -170,7 +191,7 @@ impl ReplicaStore {
     /// Forgets everything of this replica.
     pub(crate) fn clear(&self) -> Result<(), StoreError> {
         self.tree.clear()?;
-        self.store.sync(false)
+        self.store.forget_replica(self.key)
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use holdfast_proto::batch::{Batch, BatchBuilder, HEADER_BYTES, bit};
 use holdfast_proto::ids::{Incarnation, Position, ShardId, SiteId};
+use holdfast_proto::placed::Placed;
 use holdfast_proto::record::{Record, RecordDraft};
 use holdfast_proto::shard::{AppendOutcome, Status};
 use holdfast_proto::storage::{AppendBatch, AppendDone};
@@ -51,12 +52,8 @@ pub(crate) struct AppendLimits {
 pub(crate) struct RetainedStep {
     /// To be given back to [`ShardQueue::step_done`].
     pub(crate) ticket: StepTicket,
-    /// The message as stored.
-    pub(crate) record: Record,
-    /// Where the home shard has it.
-    pub(crate) position: Position,
-    /// Shard time of its entry, in ms.
-    pub(crate) time_ms: u64,
+    /// The message as its home shard stored it.
+    pub(crate) message: Placed,
 }
 
 /// Names one waiting step of one client.
@@ -380,7 +377,8 @@ impl ShardQueue {
                         };
                         let ticket = self.hold(inbox, token, result);
                         let time_ms = outcome.time_ms;
-                        answered.steps.push(RetainedStep { ticket, record, position, time_ms });
+                        let message = Placed { position, time_ms, record };
+                        answered.steps.push(RetainedStep { ticket, message });
                     }
                     _ => results.push((token, result)),
                 }

@@ -194,7 +194,10 @@ fn a_retained_message_holds_back_its_client_alone() {
     assert_eq!(results(&other), [(3, PublishResult::Stored)]);
     assert_eq!(results(&inbox), [(0, PublishResult::Stored)]);
     let step = answered.steps.pop().unwrap();
-    assert_eq!((&step.record.payload()[..], step.position), (&b"kept"[..], Position(6)));
+    assert_eq!(
+        (&step.message.record.payload()[..], step.message.position),
+        (&b"kept"[..], Position(6))
+    );
     push(&mut queue, 4, &inbox);
     pump(&mut queue, 1_000);
     queue.answer(A, stored(2, 9), 1_000);

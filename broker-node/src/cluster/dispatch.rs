@@ -364,7 +364,7 @@ impl Dispatch {
         site: SiteId,
         block: &Block,
         out: &mut Vec<Outgoing>,
-        wills: &mut Vec<Record>,
+        wills: &mut Vec<Placed>,
     ) {
         let Some(tail) = self.tails.get_mut(usize::from(block.shard.0)) else { return };
         if tail.site != Some(site) || tail.barrier.is_some() {
@@ -400,14 +400,14 @@ impl Dispatch {
         }
     }
 
-    fn post(&mut self, block: &Block, known: Position, wills: &mut Vec<Record>) {
+    fn post(&mut self, block: &Block, known: Position, wills: &mut Vec<Placed>) {
         for (index, placed) in block.records.iter().enumerate() {
             if placed.position < known {
                 continue;
             }
             let record = &placed.record;
             if record.is_will() {
-                wills.push(record.clone());
+                wills.push(placed.clone());
             }
             let (sessions, touched) = (&mut self.sessions, &mut self.touched);
             self.matcher.visit(record.namespace(), record.topic(), &mut |slot| {

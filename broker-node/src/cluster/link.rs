@@ -9,6 +9,7 @@ use holdfast_node_kit::grpc;
 use holdfast_proto::PROTOCOL_VERSION;
 use holdfast_proto::ids::{Position, ShardId, SiteId};
 use holdfast_proto::placed::Placed;
+use holdfast_proto::record::Record;
 use holdfast_proto::storage::gateway_frame::Frame;
 use holdfast_proto::storage::site_frame::Frame as Answer;
 use holdfast_proto::storage::storage_client::StorageClient;
@@ -19,6 +20,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 
 use super::dispatch::Block;
+use super::requests::Reply;
 use super::{Shared, monotonic};
 
 /// Pause before a site that refused us is tried again.
@@ -274,6 +276,19 @@ impl Shared {
             dispatch.block(site, &block, &mut out, &mut wills);
             self.send_all(&mut out);
         }
-        self.deliver_regular(&wills);
+        self.take_wills(shard, &wills);
+    }
+
+    /// Wills travel by the log alone: every gateway hands them to its regular sessions, and asks for
+    /// the retained ones to be set, which however many may ask for.
+    fn take_wills(&self, home: ShardId, wills: &[Placed]) {
+        if wills.is_empty() {
+            return;
+        }
+        let records: Vec<Record> = wills.iter().map(|placed| placed.record.clone()).collect();
+        self.deliver_regular(&records);
+        for will in wills.iter().filter(|will| will.record.retain()) {
+            self.set_retained(home, will, Reply::Nobody);
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use holdfast_node_kit::clock;
 use holdfast_proto::ids::{Epoch, Namespace, ShardId, SiteId, home_shard, retained_shard};
+use holdfast_proto::placed::Placed;
 use holdfast_proto::record::RecordDraft;
 use holdfast_proto::shard::command::Command as Kind;
 use holdfast_proto::shard::{ClientKey, Command, SetRetained};
@@ -12,7 +13,7 @@ use holdfast_proto::storage::gateway_frame::Frame;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
 
-use super::appender::{RetainedStep, ShardQueue, StepTicket};
+use super::appender::{ShardQueue, StepTicket};
 use super::regular::Scratch;
 use super::requests::{Body, Reply};
 use super::{Cluster, Shared, metrics as names, monotonic};
@@ -196,15 +197,17 @@ impl Shared {
             metrics::counter!(names::PUBLISHES_REFUSED).increment(u64::from(answered.refused));
         }
         for step in answered.steps {
-            self.set_retained(shard, step, now_ms);
+            let reply = Reply::Step { home: shard, ticket: step.ticket };
+            self.set_retained(shard, &step.message, reply);
         }
         if let Some(hint) = answered.not_leader {
             self.leader_refused(shard, site, hint);
         }
     }
 
-    fn set_retained(&self, home: ShardId, step: RetainedStep, now_ms: u64) {
-        let record = &step.record;
+    /// Asks the topic's shard to retain a message that its home shard has stored.
+    pub(crate) fn set_retained(&self, home: ShardId, stored: &Placed, reply: Reply) {
+        let record = &stored.record;
         let shard = retained_shard(record.namespace(), record.topic(), self.shards);
         let command = SetRetained {
             namespace: record.namespace().0,
@@ -216,12 +219,11 @@ impl Shared {
             }),
             epoch: record.epoch().0,
             home_shard: u32::from(home.0),
-            home_position: step.position.0,
-            time_ms: step.time_ms,
+            home_position: stored.position.0,
+            time_ms: stored.time_ms,
         };
         let command = Command { command: Some(Kind::SetRetained(command)) };
-        let deadline_ms = now_ms + self.config.propose_deadline_ms;
-        let reply = Reply::Step { home, ticket: step.ticket };
+        let deadline_ms = monotonic::now_ms() + self.config.propose_deadline_ms;
         self.ask(shard, Body::Propose(command), reply, deadline_ms);
     }
 

@@ -48,6 +48,8 @@ pub(crate) enum Reply {
     Retained(Arc<Gather>),
     /// A retained publish whose first step is stored in `home`.
     Step { home: ShardId, ticket: StepTicket },
+    /// Nobody waits.
+    Nobody,
 }
 
 /// Collects the retained messages of several shards.
@@ -297,6 +299,7 @@ impl Shared {
             Reply::Page { inbox } => inbox.post(Event::PageFailed { shard }),
             Reply::Retained(gather) => gather.add(Err(error)),
             Reply::Step { home, ticket } => self.step_done(home, ticket, Some(UNSPECIFIED)),
+            Reply::Nobody => {}
         }
     }
 
@@ -325,7 +328,7 @@ impl Shared {
                 let set = matches!(status, Status::Ok | Status::Fenced);
                 self.step_done(home, ticket, (!set).then_some(UNSPECIFIED));
             }
-            Some(Reply::Page { .. } | Reply::Retained(_)) | None => {}
+            Some(Reply::Page { .. } | Reply::Retained(_) | Reply::Nobody) | None => {}
         }
     }
 

@@ -42,9 +42,10 @@ fn is_shown(row: &RetainedRow, time_ms: u64) -> bool {
     })
 }
 
-/// Whether the row stays: the same client published it later.
+/// Whether the row stays: the same client published it later. All that one client publishes, its wills
+/// too, is stored in one home shard, so positions alone tell.
 fn is_later(row: &RetainedRow, set: &SetRetained) -> bool {
-    row.client == set.client && (row.epoch, row.home_position) > (set.epoch, set.home_position)
+    row.client == set.client && row.home_position > set.home_position
 }
 
 impl<B: Base> Shard<B> {
