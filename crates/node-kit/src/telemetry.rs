@@ -36,7 +36,7 @@ const COUNT_BUCKETS: &[f64] =
 
 /// Our own steps, and other crates' only where something is wrong. openraft reports each step of an
 /// election and each failed replication; what matters of it the storage node says itself.
-const DEFAULT_FILTER: &str = "info,openraft=error,sled=warn,h2=warn,hyper=warn,tower=warn";
+const DEFAULT_FILTER: &str = "info,openraft=off,sled=warn,h2=warn,hyper=warn,tower=warn";
 
 /// Starts logging (level from `RUST_LOG`, `info` by default; without colours unless stderr is a
 /// terminal) and metrics, and logs which process this is. Call once, first in `main`.
