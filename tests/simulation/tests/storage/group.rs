@@ -230,7 +230,8 @@ impl Group {
         {
             common -= 1;
         }
-        if common < source.purged.index {
+        // What is purged here may conflict there.
+        if common < source.purged.index || source.term_at(common) != target.term_at(common) {
             return self.send_snapshot(source, target, &to.log, leader.term);
         }
         let until = source.last().index.min(common + most);

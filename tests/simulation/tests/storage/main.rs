@@ -18,7 +18,7 @@ use group::Group;
 use world::World;
 
 /// Histories of each test.
-const SEEDS: u64 = 6;
+const SEEDS: u64 = 8;
 const STEPS: u64 = 4_000;
 /// How often a history pauses, so that all replicas catch up and everything is compared.
 const STEPS_PER_ROUND: u64 = 500;
