@@ -13,7 +13,7 @@ const LOG_DIR: &str = "log";
 const SEGMENT_BYTES: u32 = 16 << 10;
 const LOG_BYTES_MAX: u64 = 512 << 10;
 /// Small, so that something is still queued when a round is done.
-const ROUND_BYTES_MAX: usize = 3 << 10;
+const ROUND_BYTES_MAX: usize = 2 << 10;
 /// Smaller than what is live, so that reads reach the disk.
 const CACHE_BYTES_MAX: u64 = 8 << 10;
 
@@ -46,9 +46,11 @@ pub(crate) struct Site {
     /// A bit of the log was flipped since it was read last.
     pub(crate) flipped: bool,
     pub(crate) counts: SiteCounts,
-    /// Steps at which it starts again, hears from others again, has room again.
+    /// Steps at which it starts again, hears from others again, syncs swiftly
+    /// again, has room again.
     pub(crate) down_until: u64,
     pub(crate) alone_until: u64,
+    pub(crate) slow_until: u64,
     pub(crate) full_until: u64,
 }
 
@@ -75,6 +77,7 @@ impl Site {
             counts: SiteCounts::default(),
             down_until: 0,
             alone_until: 0,
+            slow_until: 0,
             full_until: 0,
         }
     }

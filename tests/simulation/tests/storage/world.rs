@@ -108,6 +108,7 @@ impl World {
                 let steps = if self.rng.one_in(3) { 250 } else { 40 };
                 self.sites[site].alone_until = self.step + self.rng.below(steps);
             }
+            53..63 => self.sites[site].slow_until = self.step + self.rng.below(40),
             49..53 => {
                 self.sites[site].full_until = self.step + 1 + self.rng.below(100);
                 let World { sites, rng, .. } = self;
@@ -161,7 +162,10 @@ impl World {
     fn act(&mut self) {
         let (site, group) = (self.site(), self.group());
         match self.rng.below(100) {
-            0..24 => self.commit(site),
+            0..24 if self.sites[site].slow_until <= self.step || self.rng.one_in(8) => {
+                self.commit(site);
+            }
+            0..24 => {}
             24..40 => self.propose(group, false),
             40..64 => self.ship(group, site),
             64..84 => {
@@ -269,7 +273,7 @@ impl World {
     pub(crate) fn settle(&mut self) {
         for site in 0..SITES {
             self.sites[site].disk.set_budget(None);
-            self.sites[site].alone_until = 0;
+            (self.sites[site].alone_until, self.sites[site].slow_until) = (0, 0);
             if self.sites[site].life.is_none() {
                 self.start(site);
             }
