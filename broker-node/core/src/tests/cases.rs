@@ -356,6 +356,34 @@ fn the_last_commit_carries_what_idle_shards_have_seen() {
     assert_eq!((last.discard_will, last.expiry_interval_s), (true, Some(3)));
 }
 
+/// What the next commit says of shard 0.
+fn committed_cursor(bench: &mut Bench) -> Option<u64> {
+    bench.now_ms += LIMITS.commit_interval_ms;
+    let effects = bench.turn();
+    let effect = effects.iter().find_map(|effect| match effect {
+        Effect::Propose { token, command } => Some((*token, command)),
+        _ => None,
+    });
+    let (token, command) = effect?;
+    let Some(Kind::CommitCursor(commit)) = &command.command else { panic!("{command:?}") };
+    let cursor = commit.cursor.iter().find(|to| to.shard == 0).map(|to| to.position);
+    bench.ok(token);
+    cursor
+}
+
+#[test]
+fn qos_0_is_consumed_when_it_is_written() {
+    let mut bench = Bench::attached(true, &SessionRow::default());
+    bench.subscribed("a", 0x20);
+    committed_cursor(&mut bench);
+    bench.tail(5, record("a", b"x"));
+    assert_eq!(deliveries(&bench.turn()).len(), 1);
+    assert_eq!(committed_cursor(&mut bench), Some(5));
+    assert!(bench.session.flushed());
+    bench.turn();
+    assert_eq!(committed_cursor(&mut bench), Some(6));
+}
+
 #[test]
 fn a_shard_that_fell_behind_is_read_until_its_head() {
     let mut bench = Bench::attached(true, &SessionRow::default());

@@ -19,8 +19,22 @@ use crate::{
     Session, SubscribeFilter, SubscribePacket, Turn,
 };
 
-const FILTERS: [(&str, u8); 4] = [("q0/#", 0), ("q1/#", 1), ("q2/+", 2), ("late/+", 1)];
-const TOPICS: [&str; 6] = ["q0/a", "q1/a", "q1/b", "q2/a", "late/x", "none/x"];
+/// Three are subscribed to at first, the others one after the other.
+const FILTERS: [(&str, u8); 9] = [
+    ("q0/#", 0),
+    ("q1/#", 1),
+    ("q2/+", 2),
+    ("late/1", 1),
+    ("late/2", 1),
+    ("late/3", 2),
+    ("late/4", 1),
+    ("late/5", 1),
+    ("late/6", 1),
+];
+const TOPICS: [&str; 11] = [
+    "q0/a", "q1/a", "q1/b", "q2/a", "late/1", "late/2", "late/3", "late/4", "late/5", "late/6",
+    "none/x",
+];
 const COMMIT_INTERVAL_MS: u64 = 1000;
 
 /// What the gateway owes the session.
@@ -113,7 +127,7 @@ impl Model {
             topic_alias_maximum: 4,
             window: self.client.receive_maximum as u16,
             client_packet_bytes_max: 10_000,
-            buffer_bytes_max: 2000,
+            buffer_bytes_max: if self.chance(50) { 600 } else { 2000 },
             buffer_records_max: 30,
             page_bytes: 500,
             operations_max: 10,
@@ -290,7 +304,7 @@ impl Model {
             88..92 => self.pass_time(),
             92..95 => self.own_publish(),
             95..97 if self.subscribed < FILTERS.len() && self.promised.len() == self.subscribed => {
-                let count = if self.subscribed == 0 { 3 } else { 4 };
+                let count = if self.subscribed == 0 { 3 } else { self.subscribed + 1 };
                 self.subscribe(count);
             }
             _ if self.faults && self.chance(20) => self.end(),
