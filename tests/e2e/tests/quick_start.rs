@@ -104,8 +104,9 @@ impl Case {
 
     fn output(&self, step: &str, output: Output) -> String {
         let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{self:?} {step}: {} {error}", output.status);
-        String::from_utf8(output.stdout).unwrap()
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{self:?} {step}: {} {error} {told:?}", output.status);
+        told
     }
 }
 
