@@ -12,7 +12,7 @@ use holdfast_node_kit::{grpc, health::Health, shutdown::Shutdown};
 use holdfast_proto::meta::meta_server::MetaServer;
 use thiserror::Error;
 use tokio::{net::TcpListener, task::JoinSet};
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 use crate::{
     config::{Config, StoreKind},
@@ -93,7 +93,7 @@ pub async fn run(
     tasks.spawn(async move { Ok(sweep::run(controller, sessions, limits, every, stop).await?) });
     let stop = shutdown.clone();
     tasks.spawn(async move {
-        let incoming = TcpListenerStream::new(listener);
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = grpc::server().add_service(service);
         Ok(server.serve_with_incoming_shutdown(incoming, async move { stop.wait().await }).await?)
     });

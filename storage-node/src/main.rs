@@ -23,7 +23,7 @@ use holdfast_node_kit::shutdown::Shutdown;
 use holdfast_node_kit::{grpc, http, net, telemetry};
 use holdfast_proto::storage::raft_server::RaftServer;
 use holdfast_proto::storage::storage_server::StorageServer;
-use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::server::TcpIncoming;
 
 use config::Config;
 use fatal::Fatal;
@@ -89,10 +89,12 @@ async fn run(config: Config) -> Result<(), String> {
                 .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX),
         );
     let stop = shutdown.clone();
-    let served =
-        server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), async move {
+    let served = server.serve_with_incoming_shutdown(
+        TcpIncoming::from(listener).with_nodelay(Some(true)),
+        async move {
             stop.wait().await;
-        });
+        },
+    );
     tokio::select! {
         served = served => served.map_err(text)?,
         () = linger(&shutdown) => {}

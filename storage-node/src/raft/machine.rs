@@ -175,8 +175,13 @@ fn checkpoint(
     cell.store.checkpoint(&frozen.pairs, meta)?;
     let mut shard = cell.shard.lock();
     if let Some(row) = &written {
-        // Readable before the records leave the tail.
-        cell.run_ready(*row);
+        if shard.runs().contains(row) {
+            // Readable before the records leave the tail.
+            cell.run_ready(*row);
+        } else {
+            // Its generation was dropped while the state was written.
+            remove_run(cell.disk.as_ref(), RUNS_DIR, run_id(cell.key.shard, row))?;
+        }
     }
     shard.thaw();
     shard.trim_tail(frozen.cut.end);

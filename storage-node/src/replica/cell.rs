@@ -2,13 +2,14 @@
 //!
 //! Readers and tails look at the cell; only the state machine changes it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BytesMut;
 use holdfast_log::run::{Run, RunError, RunId};
 use holdfast_log::{Disk, ReplicaKey};
+use holdfast_node_kit::clock;
 use holdfast_proto::ids::{Generation, Namespace, Position, ShardId};
 use holdfast_proto::placed::Placed;
 use holdfast_proto::shard::{RunRow, Status};
@@ -111,6 +112,29 @@ impl Cell {
             runs.insert(Position(row.first_position), RunSlot { row, run });
         }
         *self.runs.write() = runs;
+        self.sweep();
+    }
+
+    /// Removes files of this shard's runs that the state does not name: left by a crash before a
+    /// checkpoint was complete, or replaced by a snapshot.
+    fn sweep(&self) {
+        let files = match self.disk.list(RUNS_DIR) {
+            Ok(files) => files,
+            Err(error) => return tracing::warn!(%error, "runs not listed"),
+        };
+        let named: HashSet<RunId> =
+            self.runs.read().values().map(|slot| run_id(self.key.shard, &slot.row)).collect();
+        for id in files.iter().filter_map(|name| RunId::from_file_name(name)) {
+            if id.shard == self.key.shard && !named.contains(&id) {
+                self.remove_file(id);
+            }
+        }
+    }
+
+    fn remove_file(&self, id: RunId) {
+        if let Err(error) = holdfast_log::run::remove_run(self.disk.as_ref(), RUNS_DIR, id) {
+            tracing::warn!(shard = id.shard.0, first = id.first.0, %error, "run not removed");
+        }
     }
 
     fn open_run(&self, row: &RunRow) -> Option<Arc<Run>> {
@@ -150,10 +174,7 @@ impl Cell {
             keep
         });
         for row in dropped {
-            let id = run_id(self.key.shard, &row);
-            if let Err(error) = holdfast_log::run::remove_run(self.disk.as_ref(), RUNS_DIR, id) {
-                tracing::warn!(shard = self.key.shard.0, first = row.first_position, %error, "run not removed");
-            }
+            self.remove_file(run_id(self.key.shard, &row));
         }
     }
 
@@ -199,7 +220,7 @@ impl Cell {
         loop {
             {
                 let shard = self.shard.lock();
-                page.time_ms = shard.time_ms();
+                page.time_ms = clock::now_ms().max(shard.time_ms());
                 let oldest = shard
                     .generations()
                     .first()
@@ -271,7 +292,7 @@ impl Cell {
                     None => below.push(position),
                 }
             }
-            (shard.tail().first(), shard.next_position(), shard.time_ms())
+            (shard.tail().first(), shard.next_position(), clock::now_ms().max(shard.time_ms()))
         };
         let mut status = Status::Ok;
         for position in below {
@@ -308,13 +329,8 @@ impl Cell {
 
     /// Forgets everything on disk.
     pub(crate) fn erase(&self) -> Result<(), StoreError> {
-        let rows: Vec<RunRow> = self.runs.read().values().map(|slot| slot.row).collect();
-        for row in rows {
-            let id = run_id(self.key.shard, &row);
-            if let Err(error) = holdfast_log::run::remove_run(self.disk.as_ref(), RUNS_DIR, id) {
-                tracing::warn!(shard = self.key.shard.0, %error, "run not removed");
-            }
-        }
+        self.runs.write().clear();
+        self.sweep();
         self.store.clear()
     }
 }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream;
+use holdfast_node_kit::clock;
 use holdfast_proto::PROTOCOL_VERSION;
 use holdfast_proto::batch::Batch;
 use holdfast_proto::ids::{Position, ShardId};
@@ -162,7 +163,8 @@ impl LinkSession {
                     Some(replica) => {
                         let (head, time_ms) = {
                             let state = replica.cell.shard.lock();
-                            (state.next_position(), state.time_ms())
+                            // The leader's own time: the shard's stands still while nothing is stored.
+                            (state.next_position(), clock::now_ms().max(state.time_ms()))
                         };
                         let from = match start.position {
                             0 => head,
