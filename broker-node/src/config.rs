@@ -27,6 +27,9 @@ pub(crate) struct Config {
     pub(crate) http_listen: String,
     /// host:port of every metadata service.
     pub(crate) meta: Vec<String>,
+    /// Threads that serve; 0: one per core.
+    #[serde(default)]
+    pub(crate) worker_threads: usize,
     /// Limits and times of client connections.
     #[serde(default)]
     pub(crate) mqtt: MqttConfig,
@@ -180,6 +183,7 @@ impl Validate for Config {
         check_address("grpc_listen", &self.grpc_listen)?;
         check_address("http_listen", &self.http_listen)?;
         check_addresses("meta", &self.meta)?;
+        check_range("worker_threads", self.worker_threads, 0..=1024)?;
         self.mqtt.validate()
     }
 }

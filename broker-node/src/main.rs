@@ -13,32 +13,21 @@ use std::time::Duration;
 
 use holdfast_node_kit::health::Health;
 use holdfast_node_kit::shutdown::Shutdown;
-use holdfast_node_kit::{config as files, http, net, telemetry};
+use holdfast_node_kit::{config as files, http, net, runtime, telemetry};
 use tokio::time::timeout;
 
 use crate::cluster::{Cluster, ClusterError};
 use crate::config::Config;
 use crate::connection::Shared;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let config: Config = files::from_args("Holdfast gateway: MQTT for clients");
-    let prometheus = telemetry::init("broker-node", &config.name);
-    let shutdown = Shutdown::on_signals();
-    match run(&config, prometheus, &shutdown).await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(%error, "gateway failed");
-            ExitCode::FAILURE
-        }
-    }
+    runtime::run(config.worker_threads, run(config))
 }
 
-async fn run(
-    config: &Config,
-    prometheus: telemetry::PrometheusHandle,
-    shutdown: &Shutdown,
-) -> Result<(), Box<dyn std::error::Error>> {
+async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    let prometheus = telemetry::init("broker-node", &config.name);
+    let shutdown = Shutdown::on_signals();
     let health = Health::new();
     let http_listener = net::bind(&config.http_listen).await?;
     let mqtt_listener = net::bind(&config.mqtt_listen).await?;

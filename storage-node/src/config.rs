@@ -28,6 +28,9 @@ pub(crate) struct Config {
     /// Failure domain; replicas of a shard are spread over zones.
     #[serde(default)]
     pub(crate) zone: String,
+    /// Threads that serve; 0: one per core.
+    #[serde(default)]
+    pub(crate) worker_threads: usize,
     /// The site log.
     #[serde(default)]
     pub(crate) log: LogConfig,
@@ -175,6 +178,7 @@ impl Validate for Config {
             check_address("grpc_advertise", address)?;
         }
         check_addresses("meta", &self.meta)?;
+        check_range("worker_threads", self.worker_threads, 0..=1024)?;
         self.log.validate()?;
         self.shard.validate(&self.log)?;
         self.raft.validate()

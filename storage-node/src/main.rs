@@ -15,12 +15,13 @@ mod site;
 mod state_store;
 mod topology;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use holdfast_log::{Disk, LogObserver, LogOptions, RealDisk, SiteLog};
 use holdfast_node_kit::health::Health;
 use holdfast_node_kit::shutdown::Shutdown;
-use holdfast_node_kit::{grpc, http, net, telemetry};
+use holdfast_node_kit::{grpc, http, net, runtime, telemetry};
 use holdfast_proto::storage::raft_server::RaftServer;
 use holdfast_proto::storage::storage_server::StorageServer;
 use tonic::transport::server::TcpIncoming;
@@ -34,25 +35,10 @@ use serve::storage_service::StorageService;
 use site::{Site, SiteParts};
 use state_store::StateStore;
 
-/// Exit code when the site could not be started.
-const EXIT_START: i32 = 1;
-
-fn main() {
+fn main() -> ExitCode {
     let config: Config =
         holdfast_node_kit::config::from_args("A site of Holdfast's durable message log");
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("no runtime: {error}");
-            std::process::exit(EXIT_START);
-        }
-    };
-    let name = config.name.clone();
-    if let Err(error) = runtime.block_on(run(config)) {
-        tracing::error!(name, error, "stopped");
-        std::process::exit(EXIT_START);
-    }
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime::run(config.worker_threads, run(config))
 }
 
 /// Runs the site until it is told to stop.

@@ -45,7 +45,10 @@ pub(crate) fn render(plan: &Plan, member: &Member, dir: &DataDir, settings: &[Se
     ];
     match member.role {
         Role::Meta => fields.push(("replication_factor", plan.replication_factor().to_string())),
-        Role::Storage | Role::Gateway => fields.push(("meta", format!("[{}]", meta.join(", ")))),
+        Role::Storage | Role::Gateway => {
+            fields.push(("meta", format!("[{}]", meta.join(", "))));
+            fields.push(("worker_threads", worker_threads(plan).to_string()));
+        }
     }
     if member.role.has_data() {
         fields.push(("data_dir", quoted(&dir.data(&member.name).to_string_lossy())));
@@ -64,6 +67,12 @@ pub(crate) fn render(plan: &Plan, member: &Member, dir: &DataDir, settings: &[Se
         let _ = writeln!(text, "{name} = {value}");
     }
     text
+}
+
+/// The processes share the cores of this machine.
+fn worker_threads(plan: &Plan) -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / plan.members().len().max(1)).max(1)
 }
 
 /// A TOML basic string.

@@ -8,5 +8,6 @@ pub mod health;
 pub mod http;
 pub mod net;
 mod process;
+pub mod runtime;
 pub mod shutdown;
 pub mod telemetry;

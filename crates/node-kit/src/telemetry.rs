@@ -41,7 +41,8 @@ const DEFAULT_FILTER: &str = "info,openraft=off,sled=warn,h2=warn,hyper=warn,tow
 /// Starts logging (level from `RUST_LOG`, `info` by default; without colours unless stderr is a
 /// terminal) and metrics, and logs which process this is. Call once, first in `main`.
 pub fn init(role: &str, name: &str) -> PrometheusHandle {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let filter =
+        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
