@@ -3,22 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
-use holdfast_node_kit::grpc;
-use holdfast_proto::gateway::gateway_client::GatewayClient;
 use holdfast_proto::gateway::{TakeOverReply, TakeOverRequest};
-use holdfast_proto::meta::Liveness;
 use holdfast_proto::shard::command::Command as Kind;
 use holdfast_proto::shard::outcome::Outcome as Answer;
 use holdfast_proto::shard::{
-    Claim, ClaimOutcome, ClientKey, Command, CommitCursor, GatewayRef, SessionRow, Status,
+    Claim, ClaimOutcome, ClientKey, Command, CommitCursor, SessionRow, Status,
 };
 use tokio::sync::oneshot;
 
 use super::error::ClusterError;
+use super::owners::Previous;
 use super::{Cluster, Shared, metrics as names};
 use crate::inbox::{Event, Inbox};
+
+/// What an old owner had not committed, when it answers.
+pub(super) type HandOver = oneshot::Receiver<Option<CommitCursor>>;
 
 /// A claimed session: its row, with what the old owner had not committed merged in, and the right to it.
 pub(crate) struct Claimed {
@@ -37,44 +36,26 @@ pub(crate) struct Ownership {
 
 impl Drop for Ownership {
     fn drop(&mut self) {
-        self.shared.owners.0.remove_if(&self.client, |_, owner| owner.epoch == self.epoch);
+        self.shared.owners.release(&self.client, self.epoch);
     }
 }
 
-/// The connections of this gateway by client.
-#[derive(Debug, Default)]
-pub(crate) struct Owners(DashMap<ClientKey, Owner>);
-
-#[derive(Debug)]
-struct Owner {
-    epoch: u64,
-    inbox: Arc<Inbox>,
+/// A claim on its way: until it is dropped, this gateway remembers the newest epoch of the client.
+struct UnderWay<'a> {
+    shared: &'a Shared,
+    client: &'a ClientKey,
 }
 
-impl Owners {
-    /// Makes `inbox` the client's; returns the connection that it replaces. An error if a newer one is
-    /// there.
-    fn register(
-        &self,
-        client: &ClientKey,
-        epoch: u64,
-        inbox: &Arc<Inbox>,
-    ) -> Result<Option<Arc<Inbox>>, ClusterError> {
-        let owner = Owner { epoch, inbox: inbox.clone() };
-        match self.0.entry(client.clone()) {
-            Entry::Occupied(known) if known.get().epoch >= epoch => Err(ClusterError::Fenced),
-            Entry::Occupied(mut known) => Ok(Some(known.insert(owner).inbox)),
-            Entry::Vacant(vacant) => {
-                vacant.insert(owner);
-                Ok(None)
-            }
-        }
+impl<'a> UnderWay<'a> {
+    fn begin(shared: &'a Shared, client: &'a ClientKey) -> UnderWay<'a> {
+        shared.owners.begin(client);
+        UnderWay { shared, client }
     }
+}
 
-    /// The client's connection, if it is older than `epoch`.
-    fn older(&self, client: &ClientKey, epoch: u64) -> Option<Arc<Inbox>> {
-        let owner = self.0.get(client)?;
-        (owner.epoch < epoch).then(|| owner.inbox.clone())
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.shared.owners.end(self.client);
     }
 }
 
@@ -89,32 +70,28 @@ impl Cluster {
     ) -> Result<Claimed, ClusterError> {
         let shared = &self.shared;
         let client = claim.client.clone().unwrap_or_default();
-        let home = shared.home_of(&client);
-        let command = Command { command: Some(Kind::Claim(claim)) };
-        let answer = shared.proposed(home, command).await?;
-        let status = answer.status();
-        let mut outcome = match (status, answer.outcome) {
-            (Status::Ok, Some(Answer::Claim(outcome))) => outcome,
-            (Status::Fenced, _) => return Err(ClusterError::Fenced),
-            (Status::DiskFull, _) => {
-                return Err(ClusterError::Unavailable { what: "room on the disks" });
-            }
-            _ => {
-                let reason = format!("claim answered {}", status.as_str_name());
-                return Err(ClusterError::Refused { reason });
-            }
-        };
+        let under_way = UnderWay::begin(shared, &client);
+        let mut outcome = shared.propose_claim(claim, &client).await?;
         let epoch = outcome.row.as_ref().map_or(0, |row| row.epoch);
-        let replaced = shared.owners.register(&client, epoch, inbox)?;
+        let settled =
+            shared.owners.settle(&client, epoch, inbox.clone(), shared.previous(&outcome));
+        drop(under_way);
+        // First of all, and whatever becomes of this claim: nobody else tells the owner that it replaced.
+        let told = shared.tell(settled.tell, &outcome, &client, epoch);
+        if !settled.is_newest {
+            return Err(ClusterError::Fenced);
+        }
         let ownership = Ownership { shared: shared.clone(), client: client.clone(), epoch };
-        let previous = outcome.previous_owner.as_ref();
-        let uncommitted = match (replaced, previous) {
-            (Some(old), _) => shared.hand_over(&old).await,
-            (None, Some(owner)) if shared.is_other_and_alive(owner) => {
-                shared.ask_hand_over(owner, &client, epoch).await
-            }
-            (None, _) => None,
+        let here = settled.replaced.and_then(|old| {
+            let answer = shared.end_connection(&old.connection);
+            (old.epoch == outcome.previous_epoch).then_some(answer)
+        });
+        let uncommitted = match told.or(here) {
+            Some(answer) => shared.within_limit(answer).await,
+            None => None,
         };
+        // Only the direct predecessor's counts still, not that of an older connection.
+        let uncommitted = uncommitted.filter(|commit| commit.epoch == outcome.previous_epoch);
         if let (Some(row), Some(uncommitted)) = (&mut outcome.row, uncommitted) {
             shared.adopt(row, client, uncommitted).await?;
         }
@@ -123,55 +100,57 @@ impl Cluster {
 }
 
 impl Shared {
-    fn is_other_and_alive(&self, owner: &GatewayRef) -> bool {
-        if owner.incarnation == self.me.incarnation {
-            return false;
+    async fn propose_claim(
+        &self,
+        claim: Claim,
+        client: &ClientKey,
+    ) -> Result<ClaimOutcome, ClusterError> {
+        let command = Command { command: Some(Kind::Claim(claim)) };
+        let answer = self.proposed(self.home_of(client), command).await?;
+        match (answer.status(), answer.outcome) {
+            (Status::Ok, Some(Answer::Claim(outcome))) => Ok(outcome),
+            (Status::Fenced, _) => Err(ClusterError::Fenced),
+            (Status::DiskFull, _) => Err(ClusterError::Unavailable { what: "room on the disks" }),
+            (status, _) => {
+                let reason = format!("claim answered {}", status.as_str_name());
+                Err(ClusterError::Refused { reason })
+            }
         }
-        let topology = self.control.topology.borrow();
-        // One that the topology does not know (yet) may live.
-        !topology.iter().flat_map(|topology| &topology.gateways).any(|known| {
-            known.liveness() == Liveness::Dead
-                && known.gateway.as_ref().is_some_and(|g| g.incarnation == owner.incarnation)
-        })
     }
 
-    /// Ends a connection of this gateway and takes what it had not committed.
-    async fn hand_over(&self, old: &Arc<Inbox>) -> Option<CommitCursor> {
+    fn previous(&self, outcome: &ClaimOutcome) -> Previous {
+        match &outcome.previous_owner {
+            None => Previous::Nobody,
+            Some(owner) if owner.incarnation == self.me.incarnation => {
+                Previous::Here(outcome.previous_epoch)
+            }
+            Some(_) => Previous::There,
+        }
+    }
+
+    /// Ends a connection of this gateway; what it had not committed follows.
+    fn end_connection(&self, old: &Inbox) -> HandOver {
         metrics::counter!(names::TAKE_OVERS).increment(1);
         let (reply, answer) = oneshot::channel();
         old.post(Event::TakenOver { reply });
-        let limit = Duration::from_millis(self.config.take_over_ms);
-        tokio::time::timeout(limit, answer).await.ok()?.ok().flatten()
+        answer
     }
 
-    async fn ask_hand_over(
-        &self,
-        owner: &GatewayRef,
-        client: &ClientKey,
-        epoch: u64,
-    ) -> Option<CommitCursor> {
-        let request = TakeOverRequest {
-            cluster_id: self.cluster_id.clone(),
-            client: Some(client.clone()),
-            epoch,
-        };
-        let call = async {
-            let channel = grpc::connect(&owner.address).await.ok()?;
-            let reply = GatewayClient::new(channel).take_over(request).await;
-            reply.map_err(|error| tracing::debug!(%error, "the old owner does not answer")).ok()
-        };
-        // The old owner is fenced whether it answers or not.
+    /// The old owner is fenced whether it answers in time or not.
+    async fn within_limit(&self, answer: HandOver) -> Option<CommitCursor> {
         let limit = Duration::from_millis(self.config.take_over_ms);
-        tokio::time::timeout(limit, call).await.ok()??.into_inner().uncommitted
+        tokio::time::timeout(limit, answer).await.ok()?.ok().flatten()
     }
 
     /// Another gateway has claimed the session of a client that may be connected here.
     pub(crate) async fn give_up(&self, request: TakeOverRequest) -> TakeOverReply {
         let client = request.client.unwrap_or_default();
-        let Some(old) = self.owners.older(&client, request.epoch) else {
-            return TakeOverReply::default();
+        let heard = self.owners.hear(&client, request.epoch);
+        let uncommitted = match heard.older {
+            Some(old) => self.within_limit(self.end_connection(&old.connection)).await,
+            None => None,
         };
-        TakeOverReply { found: true, uncommitted: self.hand_over(&old).await }
+        TakeOverReply { found: heard.found, uncommitted }
     }
 
     /// Makes what the old owner had not committed part of the session: in the log first, so that packet
@@ -253,18 +232,5 @@ mod tests {
         merge(&mut row, &delta);
         assert_eq!(row.cursor, [5, 12, 0, 2]);
         assert_eq!(row.in_flight, [in_flight(2, 8), in_flight(7, 11)]);
-    }
-
-    #[test]
-    fn the_newest_claim_owns_the_client_single_owner() {
-        let owners = Owners::default();
-        let client = ClientKey { namespace: 0, client_id: "c".to_owned() };
-        let (first, second) = (Inbox::new(1), Inbox::new(1));
-        assert!(owners.register(&client, 5, &second).unwrap().is_none());
-        assert_eq!(owners.register(&client, 4, &first).unwrap_err(), ClusterError::Fenced);
-        assert!(owners.older(&client, 5).is_none());
-        let replaced = owners.register(&client, 6, &first).unwrap().unwrap();
-        assert!(Arc::ptr_eq(&replaced, &second));
-        assert!(Arc::ptr_eq(&owners.older(&client, 7).unwrap(), &first));
     }
 }

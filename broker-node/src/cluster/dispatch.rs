@@ -19,7 +19,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use holdfast_proto::ids::{Namespace, Position, ShardId, SiteId};
 use holdfast_proto::matcher::Matcher;
 use holdfast_proto::placed::Placed;
-use holdfast_proto::record::Record;
 use holdfast_proto::storage::gateway_frame::Frame;
 use holdfast_proto::storage::{Filter, TailCredit, TailFilters, TailFiltersActive, TailStart};
 

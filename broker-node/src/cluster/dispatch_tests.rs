@@ -1,6 +1,6 @@
 use bytes::BytesMut;
 use holdfast_proto::ids::Epoch;
-use holdfast_proto::record::RecordDraft;
+use holdfast_proto::record::{Record, RecordDraft};
 use holdfast_proto::shard::ShardPosition;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

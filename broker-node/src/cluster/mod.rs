@@ -18,10 +18,12 @@ mod leaders;
 mod link;
 mod metrics;
 mod monotonic;
+mod owners;
 mod publish;
 mod regular;
 mod requests;
 mod routes;
+mod telling;
 mod upkeep;
 
 use std::sync::Arc;
@@ -48,10 +50,12 @@ use self::dispatch::{Dispatch, Outgoing};
 pub(crate) use self::error::ClusterError;
 use self::leaders::Leaders;
 use self::link::Links;
+use self::owners::Owners;
 use self::publish::Lane;
 pub(crate) use self::publish::{PublishTurn, Routed, TurnEnd};
 use self::regular::Regular;
 use self::requests::{Body, Gather, Reply, Requests};
+use self::telling::Channels;
 use crate::inbox::Inbox;
 
 /// Handle to the cluster; clones share everything.
@@ -78,7 +82,8 @@ struct Shared {
     clocks: Vec<ShardClock>,
     requests: Mutex<Requests>,
     regular: Regular,
-    owners: claims::Owners,
+    owners: Owners<Arc<Inbox>>,
+    channels: Channels,
     covers: Covers,
 }
 
@@ -270,7 +275,8 @@ impl Shared {
             clocks: (0..shards).map(|_| unknown()).collect(),
             requests: Mutex::default(),
             regular: Regular::default(),
-            owners: claims::Owners::default(),
+            owners: Owners::default(),
+            channels: Channels::default(),
             covers: Covers::default(),
             me,
             config,
