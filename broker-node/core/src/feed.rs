@@ -36,6 +36,10 @@ pub(crate) struct Feed {
     unflushed: u64,
     /// A message of QoS 1 or 2 was sent after it.
     is_mixed: bool,
+    /// Messages that were taken and wait behind a QoS 2 message whose id is not committed, and it.
+    staged: u32,
+    /// First QoS 0 message among them; 0: none.
+    parked: u64,
     /// Records of this shard in the session's queue.
     pub(crate) queued: u32,
     /// Version of the subscriptions under which a page was asked for; 0: none is on its way.
@@ -58,11 +62,31 @@ impl Feed {
         if self.live_from == DETACHED { self.fetched } else { self.fetched.max(self.live_from) }
     }
 
-    /// What may be committed: not past a QoS 0 message that is not written, unless a message in flight
-    /// lies behind it. In-flight messages always lie below the cursor: the log must not bring them
-    /// again.
+    /// What may be committed: never past a QoS 0 message that waits to be sent, nor past one that is
+    /// not written, unless a sent message in flight lies behind it. Whatever was sent in flight lies
+    /// below: the log must not bring it again once it is acknowledged.
     pub(crate) fn cursor(&self) -> u64 {
-        if self.unflushed == 0 || self.is_mixed { self.next } else { self.unflushed }
+        let sent = if self.unflushed == 0 || self.is_mixed { self.next } else { self.unflushed };
+        if self.parked == 0 { sent } else { sent.min(self.parked) }
+    }
+
+    /// A message that was taken waits.
+    pub(crate) fn stage(&mut self, position: u64, qos: u8) {
+        self.staged += 1;
+        if qos == 0 && self.parked == 0 {
+            self.parked = position;
+        }
+    }
+
+    /// Nothing waits; what still does is staged again.
+    pub(crate) fn unstage_all(&mut self) {
+        self.staged = 0;
+        self.parked = 0;
+    }
+
+    /// Whether the next message has to wait for an earlier one.
+    pub(crate) fn is_staged(&self) -> bool {
+        self.staged > 0
     }
 
     /// A message of the shard was handed out to be written.

@@ -32,6 +32,10 @@ impl Hasher for IdHasher {
 pub(crate) enum State {
     /// QoS 2: waits for the commit that allows the PUBLISH.
     Held,
+    /// May be sent; waits for an earlier message of its shard.
+    Ready,
+    /// In the row, but not below its cursor: the log brings the message again.
+    Ahead,
     /// PUBLISH sent (or to be sent again).
     Sent,
     /// PUBREC came; waits for the commit that allows the PUBREL.
@@ -140,14 +144,18 @@ impl InFlight {
         self.all.get(&packet_id)
     }
 
-    /// Takes over an entry of the row.
-    pub(crate) fn restore(&mut self, row: &shard::InFlight) {
+    /// Takes over an entry of the row. `is_ahead`: the log brings its message again.
+    pub(crate) fn restore(&mut self, row: &shard::InFlight, is_ahead: bool) {
         let released = row.state == shard::DeliveryState::DeliveryReleased as i32;
         let entry = Out {
             shard: ShardId(row.shard as u16),
             position: Position(row.position),
             qos: row.qos as u8,
-            state: if released { State::Released } else { State::Sent },
+            state: match (released, is_ahead) {
+                (true, _) => State::Released,
+                (false, true) => State::Ahead,
+                (false, false) => State::Sent,
+            },
             retain: row.retain,
             in_row: true,
             dirty: false,
@@ -222,7 +230,8 @@ impl InFlight {
                 self.complete(id);
                 Acked::Yes
             }
-            Some(Out { state: State::Completed, .. }) => Acked::Ignored,
+            // It is sent again, and acknowledged again, when its turn comes.
+            Some(Out { state: State::Completed | State::Ahead, .. }) => Acked::Ignored,
             Some(_) => Acked::Wrong,
             None => Acked::Unknown,
         }
@@ -247,7 +256,9 @@ impl InFlight {
                 Acked::Release
             }
             (2, State::Released) if !refused => Acked::Release,
-            (2, State::Releasing | State::Completed | State::Released) => Acked::Ignored,
+            (2, State::Releasing | State::Completed | State::Released | State::Ahead) => {
+                Acked::Ignored
+            }
             _ => Acked::Wrong,
         }
     }
@@ -274,6 +285,13 @@ impl InFlight {
             self.touch(id);
         } else {
             self.complete(id);
+        }
+    }
+
+    /// The message is sent now, or as soon as an earlier one of its shard is.
+    pub(crate) fn goes(&mut self, id: u16, state: State) {
+        if let Some(entry) = self.all.get_mut(&id) {
+            entry.state = state;
         }
     }
 
@@ -308,8 +326,8 @@ impl InFlight {
             let Some(entry) = self.all.get_mut(&id) else { continue };
             match entry.state {
                 State::Held if !released => {
-                    entry.state = State::Sent;
-                    step(id, State::Sent);
+                    entry.state = State::Ready;
+                    step(id, State::Ready);
                 }
                 State::Releasing if released => {
                     entry.state = State::Released;
@@ -378,11 +396,13 @@ mod tests {
         let mut steps = Vec::new();
         let first = commit(all.take_delta());
         all.committed(&first, |id, state| steps.push((id, state)));
+        assert_eq!(all.pubrec(id, false), Acked::Wrong);
+        all.goes(id, State::Sent);
         assert_eq!(all.pubrec(id, false), Acked::Yes);
         assert_eq!(all.pubcomp(id), Acked::Wrong);
         let second = commit(all.take_delta());
         all.committed(&second, |id, state| steps.push((id, state)));
-        assert_eq!(steps, [(id, State::Sent), (id, State::Released)]);
+        assert_eq!(steps, [(id, State::Ready), (id, State::Released)]);
         assert_eq!(all.pubcomp(id), Acked::Yes);
         assert_eq!((all.used(), all.get(id).is_some()), (0, true));
         let third = commit(all.take_delta());

@@ -1,11 +1,11 @@
 //! Messages towards the client: what is queued, what is in flight, what is consumed.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use holdfast_proto::ids::{Position, ShardId};
 use holdfast_proto::placed::Placed;
 use holdfast_proto::record::{NEVER_EXPIRES, Record};
-use holdfast_proto::shard::SessionRow;
+use holdfast_proto::shard::{DeliveryState, SessionRow};
 use holdfast_proto::storage::ReadItem;
 
 use crate::commit::Commits;
@@ -41,6 +41,16 @@ pub(crate) struct Matched {
     pub(crate) clock: Option<ShardId>,
 }
 
+/// A message that was taken and waits: for the commit of its packet id, or for an earlier message of
+/// its shard that does.
+#[derive(Debug)]
+struct Staged {
+    delivery: Delivery,
+    bytes: usize,
+    /// Where the log has it; `None` for answers to subscriptions, which keep no order with the log.
+    place: Option<(ShardId, Position)>,
+}
+
 #[derive(Debug)]
 pub(crate) struct Outbound {
     protocol: Protocol,
@@ -51,8 +61,13 @@ pub(crate) struct Outbound {
     queue: VecDeque<Queued>,
     queue_bytes: usize,
     matched: VecDeque<Matched>,
-    /// QoS 2 messages whose packet id is not committed, in order.
-    held: VecDeque<Delivery>,
+    /// QoS 2 messages whose packet id is not committed and what waits behind them, in order.
+    staged: VecDeque<Staged>,
+    staged_bytes: usize,
+    /// Some of them may go since the last look.
+    may_release: bool,
+    /// Packet ids of messages in flight that the log brings again.
+    ahead: BTreeMap<(ShardId, Position), u16>,
     resume: Option<Box<Resume>>,
     reads: usize,
     retry_ms: Option<u64>,
@@ -73,7 +88,8 @@ impl Outbound {
         subscriptions: &Subscriptions,
     ) -> Self {
         let mut in_flight = InFlight::new(durable);
-        let mut feeds = Vec::new();
+        let mut feeds: Vec<Feed> = Vec::new();
+        let mut ahead = BTreeMap::new();
         if durable {
             for shard in 0..usize::from(shards) {
                 let committed = row.cursor.get(shard).copied().unwrap_or(0);
@@ -81,7 +97,15 @@ impl Outbound {
                 feeds.push(Feed::new(committed, start));
             }
             for entry in &row.in_flight {
-                in_flight.restore(entry);
+                let place = (ShardId(entry.shard as u16), Position(entry.position));
+                let is_ahead = !entry.retain
+                    && entry.state == DeliveryState::DeliveryPublished as i32
+                    && feeds.get(entry.shard as usize).is_some_and(|f| entry.position >= f.next)
+                    && !ahead.contains_key(&place);
+                if is_ahead {
+                    ahead.insert(place, entry.packet_id as u16);
+                }
+                in_flight.restore(entry, is_ahead);
             }
         }
         let resume = Resume::new(in_flight.to_resend());
@@ -94,7 +118,10 @@ impl Outbound {
             queue: VecDeque::new(),
             queue_bytes: 0,
             matched: VecDeque::new(),
-            held: VecDeque::new(),
+            staged: VecDeque::new(),
+            staged_bytes: 0,
+            may_release: false,
+            ahead,
             resume,
             reads: 0,
             retry_ms: None,
@@ -114,8 +141,9 @@ impl Outbound {
     }
 
     pub(crate) fn is_idle(&self) -> bool {
-        let sent = self.queue.is_empty() && self.matched.is_empty() && self.held.is_empty();
-        sent && self.reads == 0
+        let sent = self.queue.is_empty() && self.matched.is_empty() && self.staged.is_empty();
+        sent && self.ahead.is_empty()
+            && self.reads == 0
             && self.resume.is_none()
             && self.feeds.iter().all(|feed| feed.read_from().is_none())
     }
@@ -307,7 +335,8 @@ impl Outbound {
         self.matched.len()
     }
 
-    /// Sends what may be sent: resent messages first, then matched ones, then the log's.
+    /// Sends what may be sent: resent messages first, then those whose commit is done and what waited
+    /// behind them, then matched ones, then the log's.
     pub(crate) fn pump(
         &mut self,
         subscriptions: &Subscriptions,
@@ -318,6 +347,7 @@ impl Outbound {
         if !self.pump_resume(turn, out) {
             return;
         }
+        self.pump_staged(turn, out);
         while let Some(first) = self.matched.front() {
             if first.found.qos > 0 && !self.window_is_open() {
                 break;
@@ -331,6 +361,7 @@ impl Outbound {
             }
         }
         self.pump_log(subscriptions, turn, out);
+        self.forget_passed(out);
         if self.queue.is_empty() && self.queue.capacity() > KEPT_CAPACITY {
             self.queue = VecDeque::new();
         }
@@ -340,7 +371,88 @@ impl Outbound {
     }
 
     fn window_is_open(&self) -> bool {
-        self.in_flight.used() < usize::from(self.limits.window) && self.in_flight.has_room()
+        let sent = self.in_flight.used().saturating_sub(self.ahead.len());
+        sent < usize::from(self.limits.window) && self.in_flight.has_room()
+    }
+
+    /// Whether a message of the log may be taken, with what it needs.
+    fn may_take(&self, shard: ShardId, found: &Match, is_ahead: bool) -> bool {
+        let is_staged = self.feeds[usize::from(shard.0)].is_staged();
+        if found.qos > 0 && !self.window_is_open() {
+            return false;
+        }
+        // An entry of the row with RETAIN may be an answer to a subscription, so it is not looked for
+        // in the log after a crash: it has to lie below the cursor.
+        if found.qos > 0 && found.retain && is_staged && !is_ahead {
+            return false;
+        }
+        let count_max = self.limits.buffer_records_max + usize::from(self.limits.window);
+        let has_room =
+            self.staged_bytes < self.limits.buffer_bytes_max && self.staged.len() < count_max;
+        has_room || !(is_staged || found.qos == 2)
+    }
+
+    /// Sends what no longer waits.
+    fn pump_staged(&mut self, turn: &mut Turn<'_>, out: &mut Vec<Effect>) {
+        if !std::mem::take(&mut self.may_release) {
+            return;
+        }
+        for feed in &mut self.feeds {
+            feed.unstage_all();
+        }
+        self.staged_bytes = 0;
+        let mut waiting = std::mem::take(&mut self.staged);
+        while let Some(staged) = waiting.pop_front() {
+            let packet_id = staged.delivery.packet_id;
+            let behind =
+                staged.place.is_some_and(|(s, _)| self.feeds[usize::from(s.0)].is_staged());
+            let held = self.in_flight.get(packet_id).is_some_and(|e| e.state == State::Held);
+            if behind || held {
+                self.stage(staged);
+            } else if turn.room_bytes == 0 {
+                self.is_short_of_room = true;
+                self.may_release = true;
+                self.stage(staged);
+            } else {
+                self.in_flight.goes(packet_id, State::Sent);
+                self.hand_over(staged, turn, out);
+            }
+        }
+    }
+
+    fn stage(&mut self, staged: Staged) {
+        if let Some((shard, position)) = staged.place {
+            self.feeds[usize::from(shard.0)].stage(position.0, staged.delivery.qos);
+        }
+        self.staged_bytes += staged.bytes;
+        self.staged.push_back(staged);
+    }
+
+    fn hand_over(&mut self, staged: Staged, turn: &mut Turn<'_>, out: &mut Vec<Effect>) {
+        let Staged { delivery, bytes, place } = staged;
+        turn.room_bytes = turn.room_bytes.saturating_sub(bytes);
+        if let Some((shard, position)) = place {
+            self.feeds[usize::from(shard.0)].sent(position.0, delivery.qos);
+            self.has_unflushed |= delivery.qos == 0;
+        }
+        out.push(Effect::Deliver(delivery));
+    }
+
+    /// Messages in flight that the log should have brought and did not: no subscription matches them
+    /// any more, or they are gone.
+    fn forget_passed(&mut self, out: &mut Vec<Effect>) {
+        if self.ahead.is_empty() {
+            return;
+        }
+        let (feeds, in_flight) = (&self.feeds, &mut self.in_flight);
+        self.ahead.retain(|(shard, position), packet_id| {
+            let is_passed = feeds[usize::from(shard.0)].next > position.0;
+            if is_passed {
+                in_flight.record_gone(*packet_id);
+                out.push(Effect::Count(Counter::RecordGone, 1));
+            }
+            !is_passed
+        });
     }
 
     /// Returns whether new messages may follow.
@@ -348,7 +460,8 @@ impl Outbound {
         let Some(resume) = &mut self.resume else { return true };
         while let Some((packet_id, _)) = resume.next_ready() {
             let waits = self.in_flight.get(*packet_id).is_some_and(|e| e.state == State::Sent);
-            let sent = self.in_flight.used().saturating_sub(resume.unsent());
+            let unsent = resume.unsent() + self.ahead.len();
+            let sent = self.in_flight.used().saturating_sub(unsent);
             if waits && sent >= usize::from(self.limits.window) {
                 return false;
             }
@@ -397,14 +510,22 @@ impl Outbound {
     ) {
         while let Some(Queued { shard, placed }) = self.queue.front() {
             let (shard, position) = (*shard, placed.position);
-            let found = subscriptions.find(&Candidate {
-                topic: placed.record.topic(),
-                publisher: placed.record.client_id(),
-                qos: placed.record.qos(),
-                retain: placed.record.retain(),
-                place: Some((shard, position)),
-            });
-            if found.as_ref().is_some_and(|found| found.qos > 0) && !self.window_is_open() {
+            let ahead = self.ahead.get(&(shard, position)).copied();
+            let found = match ahead.and_then(|packet_id| self.in_flight.get(packet_id)) {
+                Some(entry) => Some(Match {
+                    qos: entry.qos,
+                    retain: entry.retain,
+                    identifiers: entry.subscription_ids.clone(),
+                }),
+                None => subscriptions.find(&Candidate {
+                    topic: placed.record.topic(),
+                    publisher: placed.record.client_id(),
+                    qos: placed.record.qos(),
+                    retain: placed.record.retain(),
+                    place: Some((shard, position)),
+                }),
+            };
+            if found.as_ref().is_some_and(|found| !self.may_take(shard, found, ahead.is_some())) {
                 return;
             }
             if turn.room_bytes == 0 {
@@ -415,6 +536,7 @@ impl Outbound {
             self.queue_bytes -= placed.record.as_bytes().len();
             self.feeds[usize::from(shard.0)].took(position);
             self.moved = true;
+            self.ahead.remove(&(shard, position));
             if let Some(found) = found {
                 let matched = Matched {
                     record: placed.record,
@@ -423,7 +545,10 @@ impl Outbound {
                     since_ms: placed.time_ms,
                     clock: Some(shard),
                 };
-                self.send(matched, true, turn, out);
+                match ahead {
+                    Some(packet_id) => self.send_again(packet_id, matched, turn, out),
+                    None => self.send(matched, true, turn, out),
+                }
             }
         }
     }
@@ -436,57 +561,76 @@ impl Outbound {
         turn: &mut Turn<'_>,
         out: &mut Vec<Effect>,
     ) {
-        let Matched { record, found, place: (shard, position), since_ms, clock } = matched;
-        let expiry_left_s = if record.expiry_interval_s() == NEVER_EXPIRES {
-            None
-        } else {
-            let now_ms = clock.map_or(turn.now_ms, |shard| (turn.shard_time_ms)(shard));
-            record.expiry_left_s(since_ms, now_ms)
-        };
-        if expiry_left_s == Some(0) {
+        let (shard, position) = matched.place;
+        let delivery = delivery(matched, turn);
+        if delivery.expiry_left_s == Some(0) {
             out.push(Effect::Count(Counter::Expired, 1));
             return;
         }
-        let mut delivery = Delivery {
-            packet_id: 0,
-            qos: found.qos,
-            dup: false,
-            retain: found.retain,
-            record,
-            expiry_left_s,
-            subscription_ids: found.identifiers,
-            since_ms,
-        };
         let bytes = publish_bytes(&delivery, self.protocol);
         if bytes > self.limits.client_packet_bytes_max as usize {
             out.push(Effect::Count(Counter::TooLarge, 1));
             return;
         }
-        turn.room_bytes = turn.room_bytes.saturating_sub(bytes);
-        if consumes {
-            self.feeds[usize::from(shard.0)].sent(position.0, delivery.qos);
-            self.has_unflushed |= delivery.qos == 0;
+        let place = consumes.then_some((shard, position));
+        let mut staged = Staged { delivery, bytes, place };
+        let qos = staged.delivery.qos;
+        let held = self.durable && qos == 2;
+        let waits = self.is_behind(place);
+        if qos > 0 {
+            staged.delivery.packet_id = self.in_flight.insert(Out {
+                shard,
+                position,
+                qos,
+                state: match (held, waits) {
+                    (true, _) => State::Held,
+                    (false, true) => State::Ready,
+                    (false, false) => State::Sent,
+                },
+                retain: staged.delivery.retain,
+                in_row: false,
+                dirty: false,
+                subscription_ids: staged.delivery.subscription_ids.clone(),
+            });
         }
-        if delivery.qos == 0 {
-            out.push(Effect::Deliver(delivery));
+        if !held && !waits {
+            self.hand_over(staged, turn, out);
             return;
         }
-        let held = self.durable && delivery.qos == 2;
-        delivery.packet_id = self.in_flight.insert(Out {
-            shard,
-            position,
-            qos: delivery.qos,
-            state: if held { State::Held } else { State::Sent },
-            retain: delivery.retain,
-            in_row: false,
-            dirty: false,
-            subscription_ids: delivery.subscription_ids.clone(),
-        });
-        if held {
-            self.held.push_back(delivery);
-        } else {
-            out.push(Effect::Deliver(delivery));
+        if consumes && qos > 0 {
+            self.feeds[usize::from(shard.0)].sent(position.0, qos);
         }
+        self.stage(staged);
+    }
+
+    /// A message in flight that the log brought again.
+    fn send_again(
+        &mut self,
+        packet_id: u16,
+        matched: Matched,
+        turn: &mut Turn<'_>,
+        out: &mut Vec<Effect>,
+    ) {
+        let place = Some(matched.place);
+        let delivery = Delivery { packet_id, dup: true, ..delivery(matched, turn) };
+        let bytes = publish_bytes(&delivery, self.protocol);
+        if bytes > self.limits.client_packet_bytes_max as usize {
+            self.in_flight.record_gone(packet_id);
+            out.push(Effect::Count(Counter::TooLarge, 1));
+            return;
+        }
+        let staged = Staged { delivery, bytes, place };
+        if self.is_behind(place) {
+            self.in_flight.goes(packet_id, State::Ready);
+            self.stage(staged);
+        } else {
+            self.in_flight.goes(packet_id, State::Sent);
+            self.hand_over(staged, turn, out);
+        }
+    }
+
+    fn is_behind(&self, place: Option<(ShardId, Position)>) -> bool {
+        place.is_some_and(|(shard, _)| self.feeds[usize::from(shard.0)].is_staged())
     }
 
     /// Everything that was sent so far is written to the socket.
@@ -527,24 +671,40 @@ impl Outbound {
         acked
     }
 
-    /// A commit is applied: sends the messages and releases that waited for it.
+    /// A commit is applied: sends the releases that waited for it; the next turn sends the messages.
     pub(crate) fn committed(&mut self, commits: &mut Commits, token: u64, out: &mut Vec<Effect>) {
         let Some(commit) = commits.committed(token, &mut self.feeds) else { return };
-        let (held, in_flight) = (&mut self.held, &mut self.in_flight);
-        in_flight.committed(&commit, |packet_id, state| match state {
-            // Held messages are committed in the order in which they were queued.
-            State::Sent => {
-                if let Some(at) = held.iter().position(|held| held.packet_id == packet_id)
-                    && let Some(delivery) = held.remove(at)
-                {
-                    out.push(Effect::Deliver(delivery));
-                }
-            }
+        let may_release = &mut self.may_release;
+        self.in_flight.committed(&commit, |packet_id, state| match state {
+            State::Ready => *may_release = true,
             _ => out.push(pubrel(packet_id, reason::SUCCESS)),
         });
-        if held.is_empty() && held.capacity() > KEPT_CAPACITY {
-            *held = VecDeque::new();
-        }
+    }
+
+    /// Answers to subscriptions, and messages of a regular session, that end with the connection.
+    pub(crate) fn unsent(&self) -> u64 {
+        self.matched.len() as u64
+    }
+}
+
+/// What is sent of a matched message.
+fn delivery(matched: Matched, turn: &Turn<'_>) -> Delivery {
+    let Matched { record, found, since_ms, clock, .. } = matched;
+    let expiry_left_s = if record.expiry_interval_s() == NEVER_EXPIRES {
+        None
+    } else {
+        let now_ms = clock.map_or(turn.now_ms, |shard| (turn.shard_time_ms)(shard));
+        record.expiry_left_s(since_ms, now_ms)
+    };
+    Delivery {
+        packet_id: 0,
+        qos: found.qos,
+        dup: false,
+        retain: found.retain,
+        record,
+        expiry_left_s,
+        subscription_ids: found.identifiers,
+        since_ms,
     }
 }
 

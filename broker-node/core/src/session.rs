@@ -514,6 +514,17 @@ impl Session {
         self.commits.uncommitted(&self.outbound.feeds, &mut self.outbound.in_flight)
     }
 
+    /// What ends unsent with the connection, to be counted: answers to subscriptions (one for each that
+    /// is not read yet) and messages of a regular session. Everything else a durable session has in the
+    /// log or in its row.
+    #[must_use]
+    pub fn unsent(&self) -> u64 {
+        let asked = self.retained.as_ref().map_or(0, |reads| {
+            reads.waiting.len() + reads.asked.as_ref().map_or(0, |(_, wanted)| wanted.len())
+        });
+        self.outbound.unsent() + asked as u64
+    }
+
     /// The last command of the session.
     pub fn leave(&mut self, leave: Leave) -> Command {
         let commit = self.uncommitted();

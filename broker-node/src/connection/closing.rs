@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_proto::shard::{CommitCursor, command};
-use holdfast_session::{Protocol, reason};
+use holdfast_session::{Effect, Protocol, Session, reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -28,6 +28,7 @@ pub(super) async fn close<T: Transport>(mut live: Box<Live<T>>, end: End) {
     }
     settle(&mut live);
     wait_for_commit(&mut live).await;
+    count_unsent(&live.session);
     let is_fenced = live.taken_over.is_some()
         || end.close.is_some_and(|close| close.reason == reason::TAKEN_OVER);
     let mut last = None;
@@ -80,6 +81,20 @@ fn settle<T: Transport>(live: &mut Live<T>) {
     // Whatever else would end the session now: it ends already.
     let _ = live.apply_events(&mut events, now_ms, &mut effects);
     live.session.heads(&heads);
+    for effect in effects {
+        if let Effect::Count(kind, count) = effect {
+            metrics::dropped(kind, count);
+        }
+    }
+}
+
+fn count_unsent(session: &Session) {
+    let unsent = session.unsent();
+    if unsent > 0 {
+        ::metrics::counter!("holdfast_gateway_dropped_total", "reason" => "connection_ended")
+            .increment(unsent);
+        tracing::debug!(unsent, "messages end with their connection");
+    }
 }
 
 /// Until the commit on its way is answered: the last command may not overtake it.

@@ -409,3 +409,115 @@ fn a_shard_that_fell_behind_is_read_until_its_head() {
     bench.tail(8, record("a", b"y"));
     assert_eq!(deliveries(&bench.turn()).len(), 1);
 }
+
+/// A session with `a/0`, `a/1` and `a/2` subscribed to at QoS 0, 1 and 2.
+fn mixed() -> Bench {
+    let mut bench = Bench::attached(true, &SessionRow::default());
+    for (filter, qos) in [("a/0", 0x20), ("a/1", 0x21), ("a/2", 0x22)] {
+        bench.subscribed(filter, qos);
+    }
+    committed_cursor(&mut bench);
+    bench
+}
+
+fn sent_payloads(effects: &[Effect]) -> Vec<Vec<u8>> {
+    deliveries(effects).iter().map(|delivery| delivery.record.payload().to_vec()).collect()
+}
+
+fn proposed_commit(effects: &[Effect]) -> (u64, shard::CommitCursor) {
+    for effect in effects {
+        if let Effect::Propose { token, command } = effect
+            && let Some(Kind::CommitCursor(commit)) = &command.command
+        {
+            return (*token, commit.clone());
+        }
+    }
+    panic!("no commit in {effects:?}")
+}
+
+#[test]
+fn messages_behind_an_uncommitted_qos_2_message_wait_and_go_with_one_commit() {
+    let mut bench = mixed();
+    for (position, topic) in [(5, "a/2"), (6, "a/0"), (7, "a/2")] {
+        bench.tail(position, record(topic, &[position as u8]));
+    }
+    let effects = bench.turn();
+    assert!(deliveries(&effects).is_empty());
+    bench.tail(8, record("a/0", &[8]));
+    // Another shard does not wait.
+    let other = Placed { position: Position(5), time_ms: 1, record: record("a/0", b"other") };
+    bench.session.tail(ShardId(1), &[other], &[0], Position(6));
+    assert_eq!(sent_payloads(&bench.turn()), [b"other"]);
+    let (token, commit) = proposed_commit(&effects);
+    let places: Vec<u64> = commit.in_flight.iter().map(|entry| entry.position).collect();
+    assert_eq!(places, [5, 7], "both in one commit");
+    // The waiting QoS 0 message is not passed.
+    assert_eq!(commit.cursor.iter().find(|to| to.shard == 0).map(|to| to.position), Some(6));
+    bench.ok(token);
+    assert_eq!(sent_payloads(&bench.turn()), [[5], [6], [7], [8]]);
+}
+
+#[test]
+fn a_message_in_flight_above_the_cursor_comes_when_the_log_reaches_it() {
+    let mut row = SessionRow { cursor: vec![6, 5], ..SessionRow::default() };
+    let mut bench = mixed();
+    for (position, topic) in [(5, "a/2"), (6, "a/0"), (7, "a/2")] {
+        bench.tail(position, record(topic, &[position as u8]));
+    }
+    row.in_flight = proposed_commit(&bench.turn()).1.in_flight;
+    row.subscriptions = ["a/0", "a/1", "a/2"]
+        .iter()
+        .zip(0..)
+        .map(|(filter, options)| shard::Subscription {
+            filter: (*filter).into(),
+            options,
+            ..Default::default()
+        })
+        .collect();
+    let mut bench = Bench::attached(true, &row);
+    let all: Vec<Placed> = [(5, "a/2"), (6, "a/0"), (7, "a/2")]
+        .map(|(position, topic)| Placed {
+            position: Position(position),
+            time_ms: 1,
+            record: record(topic, &[position as u8]),
+        })
+        .to_vec();
+    let resent = Page {
+        shard: ShardId(0),
+        records: &all[..1],
+        next: Position(8),
+        head: true,
+        dropped_below: Position(0),
+    };
+    bench.session.page(&resent, bench.now_ms, &mut bench.effects);
+    let effects = bench.turn();
+    let again = deliveries(&effects);
+    assert_eq!((again.len(), again[0].dup, again[0].packet_id), (1, true, 1));
+    // Acknowledged too early: it is acknowledged again when it was sent again.
+    bench.session.acknowledged(AckKind::Pubrec, 2, 0, &mut bench.effects).unwrap();
+    bench.session.tail(ShardId(0), &all[1..], &[0, 1], Position(8));
+    let effects = bench.turn();
+    assert_eq!(sent_payloads(&effects), [[6], [7]]);
+    let last = deliveries(&effects)[1];
+    assert_eq!((last.qos, last.packet_id, last.dup), (2, 2, true));
+}
+
+#[test]
+fn answers_to_subscriptions_that_end_with_the_connection_are_counted() {
+    let mut bench = Bench::attached(true, &SessionRow::default());
+    let effects = bench.subscribed("a/+", 1);
+    let [Effect::Suback { .. }, Effect::Retained { token, .. }] = &effects[..] else {
+        panic!("{effects:?}")
+    };
+    assert_eq!(bench.session.unsent(), 1);
+    let row = |topic| {
+        let record = expiring(topic, 60, b"r").as_bytes().clone();
+        (RetainedRow { record, time_ms: 1_000, ..RetainedRow::default() }, 1_000)
+    };
+    let turn = Turn { now_ms: bench.now_ms, shard_time_ms: &|_| 1, room_bytes: 0 };
+    let rows = ["a/1", "a/2", "a/3"].map(row);
+    bench.session.retained(*token, Some(&rows), &turn);
+    assert_eq!(bench.session.unsent(), 3);
+    bench.turn();
+    assert_eq!(bench.session.unsent(), 1, "the window takes two");
+}

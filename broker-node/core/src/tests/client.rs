@@ -22,7 +22,8 @@ pub(super) struct Client {
     unacked: BTreeMap<u16, (Place, u8)>,
     /// Acknowledgements to send, in any order.
     pub(super) to_send: Vec<(AckKind, u16)>,
-    newest: HashMap<(u8, u8), u64>,
+    /// Newest first delivery per shard, whatever the QoS.
+    newest: HashMap<u8, u64>,
     pub(super) receive_maximum: usize,
     /// Messages delivered again, to be judged by the model.
     pub(super) repeated: Vec<(Place, u8)>,
@@ -46,7 +47,7 @@ impl Client {
         let count = self.seen.entry(at).or_default();
         *count += 1;
         if *count == 1 {
-            let newest = self.newest.entry((at.0, qos)).or_default();
+            let newest = self.newest.entry(at.0).or_default();
             assert!(at.1 > *newest, "{at:?} comes first after {newest}");
             *newest = at.1;
         } else {

@@ -595,7 +595,9 @@ impl Model {
         if self.gateway.is_none() {
             self.connect();
         }
-        for _ in 0..20_000 {
+        // A window of one takes many rounds a message.
+        let waiting: usize = self.world.logs.iter().map(Vec::len).sum();
+        for _ in 0..20_000 + 10 * waiting {
             for shard in 0..SHARDS {
                 let gateway = self.gateway.as_mut().unwrap();
                 gateway.tails.dispatch(&self.world, shard, 50, false);
