@@ -186,6 +186,11 @@ impl Validate for Config {
 }
 
 impl LogConfig {
+    /// Room that is kept for votes, claims and commits, in bytes.
+    pub(crate) fn reserve_bytes(&self) -> u64 {
+        self.segment_bytes
+    }
+
     fn validate(&self) -> Result<(), Invalid> {
         check_range("log.segment_bytes", self.segment_bytes, MIB..=1024 * MIB)?;
         require(

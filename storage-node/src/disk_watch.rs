@@ -15,9 +15,6 @@ const INTERVAL: Duration = Duration::from_millis(250);
 /// Looks between two refreshes of the costlier figures.
 const SLOW_EVERY: u32 = 20;
 
-/// Room that the site log keeps for votes, claims and what is under way, in segments.
-const LOG_ROOM_SEGMENTS: u64 = 2;
-
 /// Watches until the site stops.
 pub(crate) async fn run(site: Arc<Site>, health: Health) {
     let mut ticks = tokio::time::interval(INTERVAL);
@@ -31,7 +28,7 @@ pub(crate) async fn run(site: Arc<Site>, health: Health) {
         let stall = Duration::from_millis(site.config.log.stall_ms);
         let log = site.log.stats();
         let stalled = log.stalled_for >= stall;
-        let crowded = log.room_bytes < LOG_ROOM_SEGMENTS * site.config.log.segment_bytes;
+        let crowded = log.room_bytes < site.config.log.reserve_bytes() * 2;
         if site.disk_state.log_full.swap(crowded, Ordering::Relaxed) != crowded {
             tracing::warn!(full = crowded, live_bytes = log.live_bytes, "site log");
         }

@@ -25,9 +25,17 @@ pub(crate) async fn run(site: Arc<Site>) {
             () = tokio::time::sleep(INTERVAL) => {}
         }
         for replica in site.replicas() {
-            for row in replica.cell.missing_runs() {
-                fetch(&site, &replica, &row).await;
+            let missing = replica.cell.missing_runs();
+            for row in &missing {
+                fetch(&site, &replica, row).await;
                 tokio::time::sleep(PAUSE).await;
+            }
+            if !missing.is_empty() && replica.cell.missing_runs().is_empty() {
+                tracing::info!(
+                    shard = replica.key.shard.0,
+                    runs = missing.len(),
+                    "all runs fetched"
+                );
             }
         }
     }

@@ -244,6 +244,7 @@ impl Site {
             limits: limits.clone(),
             fatal: self.fatal.clone(),
             disk: self.disk_state.clone(),
+            log_reserve_bytes: self.config.log.reserve_bytes(),
         }));
         self.replicas.write().insert(key.shard, replica.clone());
         tokio::spawn(replica.clone().propose_forever());

@@ -6,6 +6,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,6 +77,7 @@ impl Machine {
     }
 
     async fn apply_entry(&mut self, log_id: LogId, data: Bytes) -> Result<Outcomes, StorageError> {
+        self.cell.since_cut_bytes.fetch_add(data.len(), Ordering::Relaxed);
         let entry = Entry::decode(data).map_err(|error| apply_failed(log_id, &error))?;
         if entry.term != log_id.leader_id.term {
             // Decided by a leader that was replaced before it could propose.
@@ -92,7 +94,10 @@ impl Machine {
             shard.apply(log_id.index, entry).map_err(|error| apply_failed(log_id, &error))?;
         let head = shard.next_position();
         let cut = match (&applied.cut, lane) {
-            (Some(cut), Some(lane)) => Some((freeze(&mut shard, cut), lane)),
+            (Some(cut), Some(lane)) => {
+                self.cell.since_cut_bytes.store(0, Ordering::Relaxed);
+                Some((freeze(&mut shard, cut), lane))
+            }
             _ => None,
         };
         drop(shard);

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::BytesMut;
 use holdfast_log::run::{Run, RunError, RunId};
@@ -30,6 +30,8 @@ pub(crate) struct Cell {
     runs: RwLock<BTreeMap<Position, RunSlot>>,
     /// Head of the shard as applied; moves after the records are readable.
     pub(crate) head: watch::Sender<Position>,
+    /// Bytes of entries that were applied since the last cut: what a checkpoint would free in the log.
+    pub(crate) since_cut_bytes: AtomicUsize,
     /// A checkpoint was completed.
     pub(crate) checkpointed: Notify,
     /// A run that the state names is not on this disk.
@@ -84,6 +86,7 @@ impl Cell {
             shard: Mutex::new(shard),
             runs: RwLock::default(),
             head,
+            since_cut_bytes: AtomicUsize::new(0),
             checkpointed: Notify::new(),
             run_missing: Notify::new(),
             leading: AtomicBool::new(false),
@@ -149,7 +152,7 @@ impl Cell {
                 None
             }
             Err(error) => {
-                tracing::warn!(shard = self.key.shard.0, first = row.first_position, %error, "run is missing");
+                tracing::info!(shard = self.key.shard.0, first = row.first_position, %error, "run to fetch");
                 None
             }
         }

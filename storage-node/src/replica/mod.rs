@@ -34,6 +34,7 @@ pub(crate) struct Replica {
     pub(crate) raft: Raft,
     pub(crate) cell: Arc<Cell>,
     pub(crate) log: SiteLog,
+    log_reserve_bytes: u64,
     pub(crate) tails: Tails,
     pub(crate) feed: Arc<FeedQueue>,
     pub(crate) limits: RaftConfig,
@@ -72,6 +73,8 @@ pub(crate) struct Parts {
     pub(crate) limits: RaftConfig,
     pub(crate) fatal: Fatal,
     pub(crate) disk: DiskState,
+    /// Room that the site log keeps.
+    pub(crate) log_reserve_bytes: u64,
 }
 
 impl Replica {
@@ -82,6 +85,7 @@ impl Replica {
             raft: parts.raft,
             cell: parts.cell,
             log: parts.log,
+            log_reserve_bytes: parts.log_reserve_bytes,
             tails: parts.tails,
             feed: parts.feed,
             limits: parts.limits,
@@ -141,8 +145,20 @@ impl Replica {
         self.disk.full.load(Ordering::Relaxed)
     }
 
+    /// The site log was found with little room left: what it can do without is purged.
     pub(crate) fn log_full(&self) -> bool {
         self.disk.log_full.load(Ordering::Relaxed)
+    }
+
+    /// Whether the site log takes so many bytes of client appends at the leader, and keeps its reserve.
+    pub(crate) fn log_has_room(&self, bytes: usize) -> bool {
+        self.log.stats().room_bytes >= bytes as u64 + self.log_reserve_bytes
+    }
+
+    /// The same at a follower. Half of the reserve is for what leaders have accepted already: refused
+    /// entries cannot be committed, and the cut that would free room is behind them.
+    pub(crate) fn log_has_room_to_follow(&self, bytes: usize) -> bool {
+        self.log.stats().room_bytes >= bytes as u64 + self.log_reserve_bytes / 2
     }
 
     pub(crate) fn disk_stalled(&self) -> bool {

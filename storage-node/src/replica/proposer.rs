@@ -101,10 +101,6 @@ impl Replica {
                 metrics::refused("disk_full");
                 return self.answer(&request, waiter, refusal(Status::DiskFull));
             }
-            if self.log_full() {
-                metrics::refused("log_full");
-                return self.answer(&request, waiter, refusal(Status::Unavailable));
-            }
         }
         if let Err((request, waiter)) = self.queue.push(request, waiter) {
             metrics::refused("queue_full");
@@ -137,9 +133,18 @@ impl Replica {
     async fn propose(&self, taken: Vec<Queued>) {
         let (mut requests, mut waiters) = (Vec::new(), Vec::new());
         let oldest = taken.first().map(|queued| queued.since);
+        let has_room = self.log_has_room(taken.iter().map(|queued| queued.bytes).sum());
         for queued in taken {
+            if !has_room && matches!(queued.request, Request::Append(_)) {
+                metrics::refused("log_full");
+                self.answer(&queued.request, queued.waiter, refusal(Status::Unavailable));
+                continue;
+            }
             requests.push(queued.request);
             waiters.push(queued.waiter);
+        }
+        if requests.is_empty() {
+            return;
         }
         let term = match self.serving() {
             Ok(term) => term,

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_node_kit::clock;
@@ -19,6 +20,8 @@ use crate::site::Site;
 
 /// Pause between two looks at all shards.
 const INTERVAL: Duration = Duration::from_millis(200);
+/// Pause between two looks whether the site log needs room.
+const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
 /// Commands that one look proposes for one shard.
 const COMMANDS_MAX: usize = 1_000;
 
@@ -34,7 +37,8 @@ pub(crate) async fn run(site: Arc<Site>) {
         let replicas = site.replicas();
         let in_memory: usize =
             replicas.iter().map(|replica| replica.cell.shard.lock().tail().bytes()).sum();
-        let crowded = in_memory > site.config.shard.tail_bytes_max;
+        let log_full = site.disk_state.log_full.load(Ordering::Relaxed);
+        let crowded = log_full || in_memory > site.config.shard.tail_bytes_max;
         let dead = dead_gateways(&site);
         for replica in replicas {
             if replica.serving().is_ok() {
@@ -96,6 +100,10 @@ impl Replica {
     ) -> Vec<Request> {
         let mut requests = Vec::new();
         let tail_bytes = shard.tail().bytes();
+        let since_cut_bytes = self.cell.since_cut_bytes.load(Ordering::Relaxed);
+        let cut_due = since_cut_bytes.max(tail_bytes) >= config.run_bytes_max
+            || (crowded && since_cut_bytes >= config.run_bytes_max / 8)
+            || self.entries_since_checkpoint() >= config.checkpoint_entries_max;
         let cut_under_way = shard.tail().first() < shard.cut_position();
         let generations = shard.generations();
         if let Some(current) = generations.last()
@@ -107,14 +115,10 @@ impl Replica {
             let age_ms = now_ms.saturating_sub(current.started_at_ms);
             if age_ms >= config.generation_ms || bytes >= config.generation_bytes_max {
                 requests.push(Request::Roll { layout: LAYOUT_TOPIC.into() });
-            } else if tail_bytes >= config.run_bytes_max
-                || (crowded && tail_bytes >= config.run_bytes_max / 8)
-                || self.entries_since_checkpoint() >= config.checkpoint_entries_max
-            {
+            } else if cut_due {
                 requests.push(Request::Cut);
             }
-        } else if !cut_under_way && self.entries_since_checkpoint() >= config.checkpoint_entries_max
-        {
+        } else if !cut_under_way && cut_due {
             requests.push(Request::Cut);
         }
         if let Some(oldest) = generations.first()
@@ -178,6 +182,7 @@ impl Replica {
             tokio::select! {
                 () = self.stopped.wait() => return,
                 () = self.cell.checkpointed.notified() => {}
+                () = tokio::time::sleep(PRESSURE_INTERVAL) => if !self.log_full() { continue },
             }
             let checkpoint = match self.cell.store.applied() {
                 Ok(applied) => applied.and_then(|meta| meta.last).map_or(0, |id| id.index),
@@ -185,7 +190,10 @@ impl Replica {
             };
             // A group that has ended says so to its proposer.
             let _ = self.raft.trigger().snapshot().await;
-            let pressed = self.log.stats().bytes_on_disk * 4 > log_bytes_max * 3;
+            if self.log_full() {
+                self.log.look_for_room();
+            }
+            let pressed = self.log_full() || self.log.stats().room_bytes < log_bytes_max / 4;
             let slowest = self.slowest_index().unwrap_or(u64::MAX);
             let upto = if pressed { checkpoint } else { previous.min(slowest) };
             if upto > 0 {

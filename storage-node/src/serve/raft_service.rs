@@ -158,7 +158,7 @@ fn take(site: &Arc<Site>, outbox: &Arc<Outbox>, message: RaftMessage) {
 
 async fn append_entries(site: &Site, replica: &Replica, request: pb::AppendEntries) -> Body {
     let bytes: usize = request.entries.iter().map(entry_bytes).sum();
-    if bytes > FULL_DISK_BYTES_MAX && (replica.disk_full() || replica.log_full()) {
+    if bytes > FULL_DISK_BYTES_MAX && !replica.log_has_room_to_follow(bytes) {
         metrics::refused("raft_disk_full");
         return peers::refused("the disk of this site is full");
     }

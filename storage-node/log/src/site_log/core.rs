@@ -258,6 +258,12 @@ impl LogCore {
         self.options.bytes_max.saturating_sub(3 * segment).max(segment)
     }
 
+    /// Counts anew how much is accepted, soon: for callers that refuse before the log would.
+    pub fn look_for_room(&self) {
+        self.state.lock().look_for_room = true;
+        self.work.notify_one();
+    }
+
     /// Saves the replica's vote.
     pub fn save_vote(&self, key: ReplicaKey, vote: Bytes, done: Done) {
         self.change(key, done, |state, done| {
