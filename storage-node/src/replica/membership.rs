@@ -31,9 +31,11 @@ impl Replica {
             }
         }
         if target.keys().all(|id| voters.contains(id) || self.has_caught_up(*id)) {
-            tracing::info!(shard = self.key.shard.0, replicas = ?target.keys(), "changing voters");
             let voters: std::collections::BTreeSet<u64> = target.keys().copied().collect();
             let changed = self.raft.change_membership(voters, false).await;
+            if changed.is_ok() {
+                tracing::info!(shard = self.key.shard.0, replicas = ?target.keys(), "voters changed");
+            }
             self.report("change voters", changed.err());
         }
     }

@@ -50,8 +50,8 @@ fn damage(data: &Path, needle: &[u8]) -> bool {
     false
 }
 
-async fn await_log(cluster: &Cluster, name: &str, text: &str) {
-    while !cluster.log(name).contains(text) {
+async fn await_log(cluster: &Cluster, names: &[&str], text: &str) {
+    while !names.iter().any(|name| cluster.log(name).contains(text)) {
         tokio::task::yield_now().await;
     }
 }
@@ -66,6 +66,7 @@ async fn a_flipped_byte_costs_one_replica_which_joins_anew_no_acked_loss() {
     cluster.start_again("storage-1");
     cluster.await_process("storage-1", true).await;
     assert!(cluster.log("storage-1").contains("damaged and will not vote"));
+    await_log(&cluster, &["storage-1", "storage-2", "storage-3"], "voters changed").await;
     cluster.await_metric("storage-1", "holdfast_storage_replicas_quarantined", |n| n == 0.0).await;
     cluster.await_metric("storage-1", "holdfast_storage_replicas", |n| n == 16.0).await;
     // The new replica votes: without it there is no majority now.
@@ -136,8 +137,8 @@ async fn a_replica_that_missed_too_much_gets_a_snapshot_and_the_runs() {
     cluster.start_again("storage-3");
     cluster.await_process("storage-3", true).await;
     publish(&cluster, 410, 10, 100).await;
-    await_log(&cluster, "storage-3", "snapshot installed").await;
-    await_log(&cluster, "storage-3", "all runs fetched").await;
+    await_log(&cluster, &["storage-3"], "snapshot installed").await;
+    await_log(&cluster, &["storage-3"], "all runs fetched").await;
     // Now it is needed for a majority.
     cluster.kill("storage-1").await;
     publish(&cluster, 420, 10, 100).await;
