@@ -44,6 +44,11 @@ pub(crate) fn dropped(kind: Counter, count: u64) {
     counter!("holdfast_gateway_dropped_total", "reason" => reason).increment(count);
 }
 
+/// Messages that were not sent before their connection ended.
+pub(crate) fn ended_unsent(count: u64) {
+    counter!("holdfast_gateway_dropped_total", "reason" => "connection_ended").increment(count);
+}
+
 /// The first message of a turn is sent.
 pub(crate) fn delivered(seconds: f64) {
     DELIVERED.record(seconds);

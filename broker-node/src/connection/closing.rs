@@ -91,8 +91,7 @@ fn settle<T: Transport>(live: &mut Live<T>) {
 fn count_unsent(session: &Session) {
     let unsent = session.unsent();
     if unsent > 0 {
-        ::metrics::counter!("holdfast_gateway_dropped_total", "reason" => "connection_ended")
-            .increment(unsent);
+        metrics::ended_unsent(unsent);
         tracing::debug!(unsent, "messages end with their connection");
     }
 }
