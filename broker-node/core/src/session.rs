@@ -14,8 +14,10 @@ use crate::commit::Commits;
 use crate::effect::{AckKind, Close, Counter, Effect, Leave};
 use crate::in_flight::Acked;
 use crate::limits::{Limits, Protocol, reason};
+use crate::log::Page;
+use crate::matched::Matched;
 use crate::operations::{self, Operation, Operations, RetainedFor, Stage, SubscribePacket};
-use crate::outbound::{Matched, Outbound};
+use crate::outbound::Outbound;
 use crate::receiving::{Decision, InboundPublish, Receiving, Routing};
 use crate::subscriptions::{Candidate, Match, Subscriptions};
 
@@ -46,21 +48,6 @@ pub struct Turn<'a> {
     pub shard_time_ms: &'a dyn Fn(ShardId) -> u64,
     /// Bytes that the socket's buffer still takes.
     pub room_bytes: usize,
-}
-
-/// A page of a read.
-#[derive(Debug, Clone, Copy)]
-pub struct Page<'a> {
-    /// Of this shard.
-    pub shard: ShardId,
-    /// Matching records, or those at the positions asked for.
-    pub records: &'a [Placed],
-    /// Everything below is in this or an earlier page.
-    pub next: Position,
-    /// `next` is the shard's head.
-    pub head: bool,
-    /// Positions below are no longer kept; 0: nothing is missing.
-    pub dropped_below: Position,
 }
 
 #[derive(Debug)]
@@ -246,17 +233,17 @@ impl Session {
 
     /// Live records of a shard.
     pub fn tail(&mut self, shard: ShardId, records: &[Placed], indexes: &[u32], next: Position) {
-        self.outbound.tail(shard, records, indexes, next);
+        self.outbound.log.tail(shard, records, indexes, next);
     }
 
     /// The tail of this shard does not come until it is attached again.
     pub fn behind(&mut self, shard: ShardId) {
-        self.outbound.behind(shard);
+        self.outbound.log.behind(shard);
     }
 
     /// Tail events of this shard come from this position on.
     pub fn shard_attached(&mut self, shard: ShardId, from: Position) {
-        self.outbound.shard_attached(shard, from);
+        self.outbound.log.shard_attached(shard, from);
     }
 
     /// A page of a read.
@@ -328,7 +315,7 @@ impl Session {
         if matches!(self.attach, Attach::Asked { token: known } if known == token) {
             self.attach = match from {
                 Some(from) => {
-                    self.outbound.attached(from);
+                    self.outbound.log.attached(from);
                     Attach::Done
                 }
                 None => Attach::Failed { retry_ms: now_ms + self.limits.retry_ms },
@@ -502,7 +489,7 @@ impl Session {
     /// What the tails have dispatched, as it was before the events given so far were taken from the
     /// inbox: live shards have seen everything below.
     pub fn heads(&mut self, heads: &[Position]) {
-        self.outbound.heads(heads);
+        self.outbound.log.heads(heads);
     }
 
     /// Everything that is not known to be committed: for the last commit, or for the next owner. The
@@ -511,7 +498,7 @@ impl Session {
         if !self.is_durable() {
             return None;
         }
-        self.commits.uncommitted(&self.outbound.feeds, &mut self.outbound.in_flight)
+        self.commits.uncommitted(&self.outbound.log.feeds, &mut self.outbound.in_flight)
     }
 
     /// What ends unsent with the connection, to be counted: answers to subscriptions (one for each that
@@ -546,7 +533,7 @@ impl Session {
         }
         loop {
             let since: Vec<u64> =
-                self.outbound.feeds.iter().map(crate::feed::Feed::newest_known).collect();
+                self.outbound.log.feeds.iter().map(crate::feed::Feed::newest_known).collect();
             let next_token = self.next_token + 1;
             let started = self.operations.start(self.protocol, &mut self.subscriptions, &since);
             let Some(group) = started else { return };
@@ -647,7 +634,7 @@ impl Session {
         if self.outbound.take_moved() {
             self.commits.changed(now_ms + self.limits.commit_interval_ms);
         }
-        let (feeds, in_flight) = (&mut self.outbound.feeds, &mut self.outbound.in_flight);
+        let (feeds, in_flight) = (&mut self.outbound.log.feeds, &mut self.outbound.in_flight);
         let proposed = self.commits.propose(now_ms, feeds, in_flight, &mut self.next_token);
         if let Some((token, commit)) = proposed {
             out.push(propose(token, Kind::CommitCursor(commit)));
