@@ -230,7 +230,7 @@ impl Site {
         let log = LogStore::new(self.log.clone(), key, limits.append_bytes_max);
         let (shard, cluster) = (key.shard.0, self.cluster_id.clone());
         let network = Network::new(self.peers.clone(), shard, cluster, self.site_id.0);
-        let config = raft_config(limits).map_err(|error| StartError::Raft(error.to_string()))?;
+        let config = raft_config(limits)?;
         let raft = Raft::new(key.replica.0, Arc::new(config), network, log, machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
@@ -427,7 +427,7 @@ fn describe(replica: &Replica) -> ReplicaDescription {
     }
 }
 
-fn raft_config(limits: &RaftConfig) -> Result<openraft::Config, openraft::ConfigError> {
+fn raft_config(limits: &RaftConfig) -> Result<openraft::Config, StartError> {
     openraft::Config {
         cluster_name: "holdfast".into(),
         // Elections and heartbeats are ours (see `elections`); openraft uses the first of these as the
@@ -447,6 +447,7 @@ fn raft_config(limits: &RaftConfig) -> Result<openraft::Config, openraft::Config
         ..openraft::Config::default()
     }
     .validate()
+    .map_err(|error| StartError::Raft(error.to_string()))
 }
 
 /// Starts what looks after all replicas of the site.

@@ -57,20 +57,21 @@ impl ProposalQueue {
         ProposalQueue { state: Mutex::default(), wake: Notify::new(), bytes_max }
     }
 
-    fn push(&self, request: Request, waiter: Waiter) -> Result<(), (Request, Waiter)> {
+    /// Queues the request, or gives it back if the queue is full.
+    fn push(&self, request: Request, waiter: Waiter) -> Option<(Request, Waiter)> {
         let bytes = match &request {
             Request::Append(batch) => batch.as_bytes().len(),
             _ => COMMAND_BYTES,
         };
         let mut state = self.state.lock();
         if state.bytes + bytes > self.bytes_max {
-            return Err((request, waiter));
+            return Some((request, waiter));
         }
         state.bytes += bytes;
         state.requests.push_back(Queued { request, bytes, waiter, since: Instant::now() });
         drop(state);
         self.wake.notify_one();
-        Ok(())
+        None
     }
 
     /// Takes what fits one entry, at least one request.
@@ -96,13 +97,11 @@ impl Replica {
         if let Err(status) = self.serving() {
             return self.answer(&request, waiter, refusal(status));
         }
-        if let Request::Append(_) = &request {
-            if self.disk_full() {
-                metrics::refused("disk_full");
-                return self.answer(&request, waiter, refusal(Status::DiskFull));
-            }
+        if matches!(request, Request::Append(_)) && self.disk_full() {
+            metrics::refused("disk_full");
+            return self.answer(&request, waiter, refusal(Status::DiskFull));
         }
-        if let Err((request, waiter)) = self.queue.push(request, waiter) {
+        if let Some((request, waiter)) = self.queue.push(request, waiter) {
             metrics::refused("queue_full");
             self.answer(&request, waiter, refusal(Status::Unavailable));
         }
