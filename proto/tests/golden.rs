@@ -3,6 +3,8 @@
 //! `HOLDFAST_WRITE_GOLDEN=1` writes the files anew; do that only for a new format version, under a new
 //! name.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::PathBuf;
 
