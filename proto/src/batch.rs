@@ -223,7 +223,7 @@ mod tests {
             let batch = Batch::check(sealed.as_bytes().clone())?;
             prop_assert_eq!(batch.header(), sealed.header());
             let read: Vec<Vec<u8>> = batch.records().map(|r| r.payload().to_vec()).collect();
-            prop_assert_eq!(read, payloads);
+            prop_assert_eq!(&read, &payloads);
             let mut damaged = sealed.as_bytes().to_vec();
             let at = flipped % damaged.len();
             damaged[at] ^= 0x10;
