@@ -95,4 +95,6 @@ mod property {
 }
 
 #[cfg(test)]
+mod peer_tests;
+#[cfg(test)]
 mod tests;
