@@ -19,7 +19,7 @@ const SLOW_EVERY: u32 = 20;
 pub(crate) async fn run(site: Arc<Site>, health: Health) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut look = 0;
+    let (mut look, mut clock_was_off) = (0, false);
     loop {
         tokio::select! {
             () = site.shutdown.wait() => break,
@@ -34,6 +34,16 @@ pub(crate) async fn run(site: Arc<Site>, health: Health) {
         }
         if site.disk_state.stalled.swap(stalled, Ordering::Relaxed) != stalled {
             tracing::warn!(stalled, "disk");
+        }
+        let clock_off = site.clocks.is_off();
+        if clock_off != clock_was_off {
+            clock_was_off = clock_off;
+            let skew_ms = site.clocks.skew_ms();
+            tracing::error!(
+                off = clock_off,
+                skew_ms,
+                "clock: while it is off nothing expires here by time"
+            );
         }
         if look % SLOW_EVERY == 0 {
             let site = site.clone();
@@ -80,6 +90,7 @@ fn measure(site: &Site) {
         run_bytes: 0,
         runs_missing: 0,
         disk_full: false,
+        clock_skew_ms: site.clocks.skew_ms(),
     };
     for replica in &replicas {
         gauges.run_bytes += replica.cell.run_bytes();

@@ -1,6 +1,7 @@
 //! `storage-node`: one site of Holdfast's data plane. See `DESIGN.md` beside this crate.
 
 mod admission;
+mod clocks;
 mod config;
 mod disk_watch;
 mod fatal;

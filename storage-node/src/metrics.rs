@@ -28,6 +28,7 @@ const POSITIONS: &str = "holdfast_storage_next_position";
 const DISK: &str = "holdfast_storage_disk_bytes";
 const MISSING: &str = "holdfast_storage_runs_missing";
 const DISK_FULL: &str = "holdfast_storage_disk_full";
+const CLOCK_SKEW: &str = "holdfast_storage_clock_skew_seconds";
 
 /// Gives every metric its unit and meaning; called once at start.
 pub(crate) fn describe() {
@@ -54,6 +55,7 @@ pub(crate) fn describe() {
     describe_gauge!(POSITIONS, "position of the next message, by shard");
     describe_gauge!(DISK, "bytes on disk, by kind of data");
     describe_gauge!(MISSING, "runs that are to be fetched from other holders");
+    describe_gauge!(CLOCK_SKEW, "how far the median of the sites' clocks is ahead of this one, s");
     describe_gauge!(DISK_FULL, "1 while the disk is at its high mark and appends are refused");
 }
 
@@ -107,6 +109,7 @@ pub(crate) struct SiteGauges {
     pub(crate) run_bytes: u64,
     pub(crate) runs_missing: usize,
     pub(crate) disk_full: bool,
+    pub(crate) clock_skew_ms: i64,
 }
 
 pub(crate) fn site(gauges: &SiteGauges) {
@@ -120,6 +123,7 @@ pub(crate) fn site(gauges: &SiteGauges) {
     gauge!(DISK, "kind" => "state").set(gauges.state_bytes as f64);
     gauge!(DISK, "kind" => "runs").set(gauges.run_bytes as f64);
     gauge!(MISSING).set(gauges.runs_missing as f64);
+    gauge!(CLOCK_SKEW).set(gauges.clock_skew_ms as f64 / 1_000.0);
     gauge!(DISK_FULL).set(f64::from(u8::from(gauges.disk_full)));
 }
 

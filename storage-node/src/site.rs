@@ -18,6 +18,7 @@ use prost::Message;
 use thiserror::Error;
 
 use crate::admission::Admission;
+use crate::clocks::Clocks;
 use crate::config::{Config, RaftConfig};
 use crate::fatal::Fatal;
 use crate::feed::FeedQueue;
@@ -54,6 +55,7 @@ pub(crate) struct Site {
     pub(crate) peers: Arc<Peers>,
     pub(crate) links: Arc<Links>,
     pub(crate) admission: Admission,
+    pub(crate) clocks: Clocks,
     pub(crate) disk_state: DiskState,
     pub(crate) shutdown: Shutdown,
     pub(crate) fatal: Fatal,
@@ -100,6 +102,7 @@ impl Site {
             peers,
             links: Arc::default(),
             admission,
+            clocks: Clocks::default(),
             disk_state: parts.disk_state,
             shutdown,
             fatal: Fatal::default(),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use holdfast_node_kit::{grpc, shutdown::Shutdown};
+use holdfast_node_kit::{clock, grpc, shutdown::Shutdown};
 use holdfast_proto::PROTOCOL_VERSION;
 use holdfast_proto::storage::{
     self as pb, RaftFrame, RaftHello, RaftMessage, raft_client::RaftClient, raft_message::Body,
@@ -184,7 +184,7 @@ impl Peer {
             Err(error) => return error.to_string(),
         };
         let (frames, queue) = mpsc::channel(FRAMES_IN_TRANSPORT);
-        let first = RaftFrame { hello: Some(hello.clone()), messages: Vec::new() };
+        let first = RaftFrame { hello: Some(hello.clone()), ..RaftFrame::default() };
         if frames.send(first).await.is_err() {
             return "stream closed".into();
         }
@@ -211,7 +211,7 @@ impl Peer {
                 },
                 () = self.wake.notified() => {
                     let messages = std::mem::take(&mut self.outbox.lock().messages);
-                    let frame = RaftFrame { hello: None, messages };
+                    let frame = RaftFrame { hello: None, messages, clock_ms: clock::now_ms() };
                     if !frame.messages.is_empty() && frames.send(frame).await.is_err() {
                         return "stream closed".into();
                     }

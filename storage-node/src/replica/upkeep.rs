@@ -40,9 +40,10 @@ pub(crate) async fn run(site: Arc<Site>) {
         let log_full = site.disk_state.log_full.load(Ordering::Relaxed);
         let crowded = log_full || in_memory > site.config.shard.tail_bytes_max;
         let dead = dead_gateways(&site);
+        let clock_ms = if site.clocks.is_off() { 0 } else { clock::now_ms() };
         for replica in replicas {
             if replica.serving().is_ok() {
-                replica.look_after(&site.config.shard, crowded, &dead);
+                replica.look_after(&site.config.shard, crowded, &dead, clock_ms);
                 if let Some(placed) = site.placement(replica.key.shard) {
                     replica.reconcile(&site, &placed);
                 }
@@ -61,8 +62,8 @@ fn dead_gateways(site: &Site) -> Vec<Incarnation> {
 }
 
 impl Replica {
-    fn look_after(&self, config: &ShardConfig, crowded: bool, dead: &[Incarnation]) {
-        let now_ms = clock::now_ms();
+    /// `now_ms` is 0 while the site's clock is off: then nothing is due by time.
+    fn look_after(&self, config: &ShardConfig, crowded: bool, dead: &[Incarnation], now_ms: u64) {
         let (requests, commands) = {
             let shard = self.cell.shard.lock();
             let mut commands: Vec<Command> = Vec::new();

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
+use holdfast_node_kit::clock;
 use holdfast_proto::ids::{ReplicaId, ShardId};
 use holdfast_proto::storage::{
     self as pb, RaftFrame, RaftMessage, SnapshotChunk, SnapshotDone, SnapshotHeader,
@@ -62,6 +63,9 @@ impl Raft for RaftService {
                     frame = frames.message() => frame,
                 };
                 let Ok(Some(frame)) = frame else { break };
+                if frame.clock_ms > 0 {
+                    site.clocks.heard(hello.site_id, frame.clock_ms, clock::now_ms());
+                }
                 for message in frame.messages {
                     take(&site, &outbox, message);
                 }
@@ -271,7 +275,7 @@ impl Stream for Answers {
         let mut ready = self.0.0.lock();
         if !ready.messages.is_empty() {
             let messages = ready.messages.drain(..).collect();
-            return Poll::Ready(Some(Ok(RaftFrame { hello: None, messages })));
+            return Poll::Ready(Some(Ok(RaftFrame { messages, ..RaftFrame::default() })));
         }
         if ready.closed {
             return Poll::Ready(None);
