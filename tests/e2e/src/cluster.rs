@@ -190,9 +190,14 @@ impl Cluster {
         }
     }
 
-    /// Stops the clock of a process: it answers nobody and dies not.
+    /// Stops the clock of a process: it answers nobody and dies not. Returns when all of its threads
+    /// stand still: the signal alone does not wait for those that run on another core.
     pub async fn pause(&self, name: &str) {
         self.signal(name, libc::SIGSTOP).await;
+        let pid = self.pid(name).await.unwrap_or_else(|| panic!("{name} does not run"));
+        while !is_stopped(pid) {
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
     }
 
     /// Lets a paused process go on.
@@ -324,6 +329,16 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Whether every thread of a process is stopped by a signal.
+fn is_stopped(pid: i32) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks.filter_map(Result::ok).all(|task| {
+        let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        // The state follows the name, which is in parentheses and may hold anything.
+        stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+    })
 }
 
 /// What `holdfast status` says of the cluster in a folder.
