@@ -215,6 +215,13 @@ impl ShardConfig {
 }
 
 impl RaftConfig {
+    /// How long a voter is silent before it votes for another leader, in ms: longer than the lease, by
+    /// what the leader may be late to notice that it is over. Its figure of the last quorum is as old
+    /// as its last heartbeat, and up to 50 ms of empty appends are answered without asking.
+    pub(crate) fn voter_lease_ms(&self) -> u64 {
+        self.lease_ms + self.heartbeat_ms + 100
+    }
+
     fn validate(&self) -> Result<(), Invalid> {
         check_range("raft.heartbeat_ms", self.heartbeat_ms, 20..=10_000)?;
         require(

@@ -434,10 +434,10 @@ fn raft_config(limits: &RaftConfig) -> Result<openraft::Config, StartError> {
     openraft::Config {
         cluster_name: "holdfast".into(),
         // Elections and heartbeats are ours (see `elections`); openraft uses the first of these as the
-        // time that one AppendEntries may take and the last as the leader's lease.
+        // time that one AppendEntries may take and the last as the lease that voters keep.
         heartbeat_interval: limits.lease_ms * 3 / 4,
         election_timeout_min: limits.lease_ms * 3 / 4 + 1,
-        election_timeout_max: limits.lease_ms,
+        election_timeout_max: limits.voter_lease_ms(),
         enable_tick: false,
         enable_heartbeat: false,
         enable_elect: false,

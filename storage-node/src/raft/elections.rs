@@ -140,7 +140,8 @@ pub(crate) fn would_vote(replica: &Replica, request: &pb::VoteRequest) -> pb::Vo
     let metrics = replica.raft.metrics();
     let metrics = metrics.borrow();
     let silent = metrics.state != ServerState::Leader
-        && replica.last_contact().elapsed() >= Duration::from_millis(replica.limits.lease_ms);
+        && replica.last_contact().elapsed()
+            >= Duration::from_millis(replica.limits.voter_lease_ms());
     let own = replica.last_log_id();
     let place =
         |id: &Option<pb::RaftLogId>| id.map_or((0, 0, 0), |id| (id.term, id.replica_id, id.index));

@@ -53,7 +53,7 @@ struct Agreed {
 /// openraft sends an empty AppendEntries after every commit, only to name the new commit index. One to
 /// a replica that agreed to the same log this short a time ago is answered here instead: the next
 /// entry, or a heartbeat soon, names the index as well, and nothing at a follower waits for it. The
-/// leader's lease is taken for longer than it is by at most this, which the election timeout allows.
+/// leader's lease is taken for longer than it is by at most this, which the voters' lease allows for.
 const QUIET: Duration = Duration::from_millis(50);
 
 type Error<E> = RPCError<u64, Member, E>;

@@ -69,7 +69,7 @@ impl Replica {
 
     /// The leader is silent from now on and asks this replica to lead.
     pub(crate) async fn elect_now(self: Arc<Self>) {
-        let lease = Duration::from_millis(self.limits.lease_ms) + LOOK;
+        let lease = Duration::from_millis(self.limits.voter_lease_ms()) + LOOK;
         let started = Instant::now();
         while !self.is_raft_leader() && started.elapsed() < STEP_TIMEOUT {
             let silent = self.last_contact().elapsed();

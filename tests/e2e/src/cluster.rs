@@ -170,6 +170,15 @@ impl Cluster {
         String::from_utf8_lossy(&bytes.unwrap_or_default()).into_owned()
     }
 
+    /// Waits until the log of one of the processes holds a text.
+    pub async fn await_log(&self, names: &[&str], text: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !names.iter().any(|name| self.log(name).contains(text)) {
+            assert!(Instant::now() < deadline, "none of {names:?} says {text:?}");
+            tokio::time::sleep(POLL_INTERVAL).await;
+        }
+    }
+
     /// kill -9, and waits until it is gone.
     pub async fn kill(&mut self, name: &str) {
         self.end(name, libc::SIGKILL).await;

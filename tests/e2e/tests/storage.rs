@@ -50,12 +50,6 @@ fn damage(data: &Path, needle: &[u8]) -> bool {
     false
 }
 
-async fn await_log(cluster: &Cluster, names: &[&str], text: &str) {
-    while !names.iter().any(|name| cluster.log(name).contains(text)) {
-        tokio::task::yield_now().await;
-    }
-}
-
 #[tokio::test]
 async fn a_flipped_byte_costs_one_replica_which_joins_anew_no_acked_loss() {
     let mut cluster = Cluster::start().await;
@@ -66,7 +60,7 @@ async fn a_flipped_byte_costs_one_replica_which_joins_anew_no_acked_loss() {
     cluster.start_again("storage-1");
     cluster.await_process("storage-1", true).await;
     assert!(cluster.log("storage-1").contains("damaged and will not vote"));
-    await_log(&cluster, &["storage-1", "storage-2", "storage-3"], "voters changed").await;
+    cluster.await_log(&["storage-1", "storage-2", "storage-3"], "voters changed").await;
     cluster.await_metric("storage-1", "holdfast_storage_replicas_quarantined", |n| n == 0.0).await;
     cluster.await_metric("storage-1", "holdfast_storage_replicas", |n| n == 16.0).await;
     // The new replica votes: without it there is no majority now.
@@ -106,14 +100,13 @@ async fn retention_drops_the_oldest_and_counts_it_no_silent_drop() {
     let cluster = Cluster::with(Shape { settings, ..Shape::default() }).await;
     subscribe_and_leave(&cluster, "reader", "t/#").await;
     publish(&cluster, 0, 900, 500).await;
-    let mut dropped = 0.0;
-    while dropped == 0.0 {
-        for name in cluster.names("storage") {
-            let metrics = cluster.metrics(&name).await;
-            dropped += metrics.get("holdfast_storage_generations_dropped_total").unwrap_or(&0.0);
-        }
-        tokio::task::yield_now().await;
+    cluster.await_log(&["storage-1", "storage-2", "storage-3"], "dropping generation").await;
+    let mut counted = 0.0;
+    for name in cluster.names("storage") {
+        let metrics = cluster.metrics(&name).await;
+        counted += metrics.get("holdfast_storage_generations_dropped_total").unwrap_or(&0.0);
     }
+    assert!(counted > 0.0, "dropped, but not counted");
     publish(&cluster, 900, 1, 500).await;
     let connect = Connect::durable(Version::V5, "reader");
     let mut client = Client::connect(&cluster.mqtt(2), &connect).await;
@@ -137,8 +130,8 @@ async fn a_replica_that_missed_too_much_gets_a_snapshot_and_the_runs() {
     cluster.start_again("storage-3");
     cluster.await_process("storage-3", true).await;
     publish(&cluster, 410, 10, 100).await;
-    await_log(&cluster, &["storage-3"], "snapshot installed").await;
-    await_log(&cluster, &["storage-3"], "all runs fetched").await;
+    cluster.await_log(&["storage-3"], "snapshot installed").await;
+    cluster.await_log(&["storage-3"], "all runs fetched").await;
     // Now it is needed for a majority.
     cluster.kill("storage-1").await;
     publish(&cluster, 420, 10, 100).await;
