@@ -18,7 +18,10 @@ async fn a_cover_waits_for_every_live_gateway() {
         let set = first.filters.expect("the first update has the set");
         assert!(set.complete && first.topology.is_some());
         gateway.acknowledge(set.version);
-        gateway.until(|update| update.renewed == 1).await;
+        // The first update may bring the echo already; no other has to follow then.
+        if first.renewed == 0 {
+            gateway.until(|update| update.renewed == 1).await;
+        }
     }
     let asked = tokio::spawn(cover(service.client.clone(), &["a/+", "$share/g/b", "a/x"]));
     let told = a.until(|update| added(update, "a/+")).await.filters.unwrap();
