@@ -10,7 +10,7 @@ use holdfast_proto::{
     meta::{
         CoverFiltersReply, CoverFiltersRequest, DescribeClusterRequest, GatewayReport,
         GatewayUpdate, ListSessionsReply, ListSessionsRequest, SessionFeed, SessionFeedDone,
-        SiteReport, Topology, meta_server::Meta,
+        SiteReport, SiteUpdate, Topology, meta_server::Meta,
     },
 };
 use tokio::sync::mpsc;
@@ -63,7 +63,7 @@ impl MetaService {
 
 #[tonic::async_trait]
 impl Meta for MetaService {
-    type SiteStream = Updates<Topology>;
+    type SiteStream = Updates<SiteUpdate>;
     type GatewayStream = Updates<GatewayUpdate>;
     type FeedSessionsStream = Updates<SessionFeedDone>;
 

@@ -2,7 +2,7 @@
 
 use holdfast_control::control::{Event, StreamId};
 use holdfast_node_kit::shutdown::Shutdown;
-use holdfast_proto::meta::{GatewayReport, GatewayUpdate, SiteReport, Topology};
+use holdfast_proto::meta::{GatewayReport, GatewayUpdate, SiteReport, SiteUpdate, Topology};
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
@@ -97,21 +97,25 @@ pub(crate) struct SitePeer {
 
 impl Peer for SitePeer {
     type Report = SiteReport;
-    type Update = Topology;
+    type Update = SiteUpdate;
 
     fn event(stream: StreamId, report: SiteReport) -> Event {
         Event::Site { stream, report }
     }
 
-    fn update(&mut self, _: &Controller, view: &View, _: &Told) -> Option<Topology> {
+    fn update(&mut self, _: &Controller, view: &View, _: &Told) -> Option<SiteUpdate> {
         let news = view.topology.version != self.version;
         self.version = view.topology.version;
-        news.then(|| Topology::clone(&view.topology))
+        news.then(|| site_update(Topology::clone(&view.topology)))
     }
 
-    fn refusal(topology: Topology) -> Topology {
-        topology
+    fn refusal(topology: Topology) -> SiteUpdate {
+        site_update(topology)
     }
+}
+
+fn site_update(topology: Topology) -> SiteUpdate {
+    SiteUpdate { topology: Some(topology), ..SiteUpdate::default() }
 }
 
 /// A gateway; what it was sent.

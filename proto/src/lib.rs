@@ -7,6 +7,7 @@ pub mod matcher;
 pub mod placed;
 pub mod record;
 pub mod topic;
+pub mod version;
 
 mod rpc;
 
@@ -14,6 +15,4 @@ pub use rpc::holdfast::gateway::v1 as gateway;
 pub use rpc::holdfast::meta::v1 as meta;
 pub use rpc::holdfast::shard::v1 as shard;
 pub use rpc::holdfast::storage::v1 as storage;
-
-/// Version of the gRPC protocols. A peer of another version is refused at its hello.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub use version::{PROTOCOL_VERSION, Versions};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use holdfast_node_kit::{grpc, shutdown::Shutdown};
 use holdfast_proto::PROTOCOL_VERSION;
-use holdfast_proto::meta::{SiteReport, Topology, meta_client::MetaClient};
+use holdfast_proto::meta::{SiteReport, SiteUpdate, Topology, meta_client::MetaClient};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -51,7 +51,7 @@ pub(crate) fn introduction(config: &Config, identity: &Identity) -> SiteReport {
 
 struct Stream {
     reports: mpsc::Sender<SiteReport>,
-    topologies: Streaming<Topology>,
+    updates: Streaming<SiteUpdate>,
 }
 
 async fn open(address: &str, first: SiteReport) -> Result<Stream, TopologyError> {
@@ -59,21 +59,29 @@ async fn open(address: &str, first: SiteReport) -> Result<Stream, TopologyError>
     let channel = grpc::connect(address).await.map_err(|error| unreachable(error.to_string()))?;
     let (reports, queue) = mpsc::channel(4);
     reports.send(first).await.map_err(|error| unreachable(error.to_string()))?;
-    let topologies = MetaClient::new(channel)
+    let updates = MetaClient::new(channel)
         .site(ReceiverStream::new(queue))
         .await
         .map_err(|status| unreachable(status.message().to_string()))?
         .into_inner();
-    Ok(Stream { reports, topologies })
+    Ok(Stream { reports, updates })
 }
 
 impl Stream {
     async fn next(&mut self) -> Result<Topology, TopologyError> {
-        match self.topologies.message().await {
-            Ok(Some(topology)) if topology.refused.is_empty() => Ok(topology),
-            Ok(Some(topology)) => Err(TopologyError::Refused(topology.refused)),
-            Ok(None) => Err(TopologyError::Unreachable("stream ended".into())),
-            Err(status) => Err(TopologyError::Unreachable(status.message().to_string())),
+        loop {
+            let update = match self.updates.message().await {
+                Ok(Some(update)) => update,
+                Ok(None) => return Err(TopologyError::Unreachable("stream ended".into())),
+                Err(status) => {
+                    return Err(TopologyError::Unreachable(status.message().to_string()));
+                }
+            };
+            match update.topology {
+                Some(topology) if topology.refused.is_empty() => return Ok(topology),
+                Some(topology) => return Err(TopologyError::Refused(topology.refused)),
+                None => {}
+            }
         }
     }
 }

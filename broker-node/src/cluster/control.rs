@@ -209,6 +209,7 @@ impl Control {
             renewal: self.routes.write().renew(monotonic::now_ms()),
             acknowledged_version: acknowledged,
             leaving,
+            protocol_version_min: 0,
         };
         sender.send(report).await.map_err(|_| StreamEnd::Ended)?;
         Ok(acknowledged)

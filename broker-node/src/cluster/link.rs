@@ -132,6 +132,7 @@ impl Link {
             protocol_version: PROTOCOL_VERSION,
             cluster_id: self.shared.cluster_id.clone(),
             gateway: Some(self.shared.me.clone()),
+            protocol_version_min: 0,
         });
         // The receiver is held below, so this cannot fail.
         let _ = sender.send(GatewayFrame { frame: Some(hello) });

@@ -6,6 +6,7 @@ pub mod config;
 pub mod grpc;
 pub mod health;
 pub mod http;
+pub mod meta_addresses;
 pub mod net;
 mod process;
 pub mod runtime;

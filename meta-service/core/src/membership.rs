@@ -10,7 +10,7 @@ use holdfast_proto::{
     ids::{Incarnation, SiteId},
     meta::{
         Damaged, GatewayInfo, GatewayReport, Liveness, ReplicaInfo, ShardInfo, SiteInfo,
-        SiteReport, Topology,
+        SiteReport, SiteState, Topology,
     },
 };
 use thiserror::Error;
@@ -240,6 +240,7 @@ impl Membership {
             address: report.address.clone(),
             liveness: liveness.into(),
             labels: report.labels.clone(),
+            state: SiteState::Active.into(),
         };
         let site = SiteId(report.site_id);
         let mut changed = self.sites.get(&site) != Some(&info);
@@ -300,7 +301,7 @@ impl Membership {
             let replica =
                 |(replica_id, site): (u64, SiteId)| ReplicaInfo { replica_id, site_id: site.0 };
             let replicas = (first..).zip(sites).map(replica).collect();
-            self.head.placement.push(ShardInfo { shard, replicas, retired: Vec::new() });
+            self.head.placement.push(ShardInfo { shard, replicas, ..ShardInfo::default() });
         }
         true
     }

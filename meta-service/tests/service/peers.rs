@@ -6,7 +6,7 @@ use holdfast_node_kit::{health::Health, net, shutdown::Shutdown};
 use holdfast_proto::{
     PROTOCOL_VERSION,
     meta::{
-        CoverFiltersRequest, GatewayReport, GatewayUpdate, SiteReport, Topology,
+        CoverFiltersRequest, GatewayReport, GatewayUpdate, SiteReport, SiteUpdate, Topology,
         meta_client::MetaClient,
     },
     shard::GatewayRef,
@@ -98,7 +98,7 @@ pub(crate) fn site_report(site: u64) -> SiteReport {
 /// A site: its latest report is sent at once, and again four times a lease.
 pub(crate) struct Site {
     pub(crate) report: watch::Sender<SiteReport>,
-    pub(crate) topologies: Streaming<Topology>,
+    pub(crate) updates: Streaming<SiteUpdate>,
 }
 
 impl Site {
@@ -107,13 +107,14 @@ impl Site {
         let (report, latest) = watch::channel(report);
         tokio::spawn(beat(latest, sender));
         let mut client = service.client.clone();
-        let topologies = client.site(ReceiverStream::new(reports)).await.unwrap().into_inner();
-        Site { report, topologies }
+        let updates = client.site(ReceiverStream::new(reports)).await.unwrap().into_inner();
+        Site { report, updates }
     }
 
     pub(crate) async fn until(&mut self, wanted: impl Fn(&Topology) -> bool) -> Topology {
         loop {
-            let topology = self.topologies.message().await.unwrap().expect("the stream lives");
+            let update = self.updates.message().await.unwrap().expect("the stream lives");
+            let Some(topology) = update.topology else { continue };
             assert_eq!(topology.refused, "");
             if wanted(&topology) {
                 return topology;
@@ -122,9 +123,9 @@ impl Site {
     }
 
     pub(crate) async fn refusal(&mut self) -> String {
-        let topology = self.topologies.message().await.unwrap().expect("an answer");
-        assert!(self.topologies.message().await.unwrap().is_none(), "the stream ends");
-        topology.refused
+        let update = self.updates.message().await.unwrap().expect("an answer");
+        assert!(self.updates.message().await.unwrap().is_none(), "the stream ends");
+        update.topology.unwrap_or_default().refused
     }
 }
 

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use holdfast_proto::ids::{Namespace, ShardId, home_shard, retained_shard};
 use holdfast_proto::record::Record;
 use holdfast_proto::shard::command::Command as Kind;
-use holdfast_proto::shard::{ClientKey, CommitCursor, SetRetained, Subscription};
+use holdfast_proto::shard::{ClientKey, CommitCursor, SetRetained, ShardPosition, Subscription};
 use holdfast_proto::topic;
 
 /// Longest client id, in bytes: what MQTT can say.
@@ -46,6 +46,9 @@ impl Check {
             Kind::FireWill(fire) => self.client(fire.client.as_ref()),
             Kind::Expire(expire) => self.client(expire.client.as_ref()),
             Kind::Abandon(abandon) => self.client(abandon.client.as_ref()),
+            Kind::MoveOn(move_on) => {
+                self.client(move_on.client.as_ref()) && self.positions(&move_on.cursor)
+            }
         }
     }
 
@@ -57,9 +60,13 @@ impl Check {
         })
     }
 
+    fn positions(self, positions: &[ShardPosition]) -> bool {
+        positions.iter().all(|to| to.shard < u32::from(self.shards))
+    }
+
     fn commit(self, commit: &CommitCursor) -> bool {
         let shards = u32::from(self.shards);
-        commit.cursor.iter().all(|to| to.shard < shards)
+        self.positions(&commit.cursor)
             && commit.in_flight.iter().all(|message| {
                 message.shard < shards
                     && (1..=u32::from(u16::MAX)).contains(&message.packet_id)

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use holdfast_proto::shard::command::Command as Kind;
 use holdfast_proto::shard::{
     Claim, ClaimOutcome, ClientKey, CommitCursor, Disconnect, InFlight, Received, SessionRow,
-    Status, Subscription, Will,
+    ShardPosition, Status, Subscription, Will,
 };
 
 /// Expiry interval of a session that never expires.
@@ -115,6 +115,7 @@ pub(crate) fn admission(command: &Kind) -> Option<Admission<'_>> {
         Kind::FireWill(c) => (&c.client, c.epoch, c.instance, true),
         Kind::Expire(c) => (&c.client, c.epoch, c.instance, true),
         Kind::Abandon(c) => (&c.client, c.epoch, 0, true),
+        Kind::MoveOn(c) => (&c.client, c.epoch, c.instance, false),
     };
     Some(Admission { client: client.as_ref()?, epoch, instance, ends })
 }
@@ -169,14 +170,21 @@ pub(crate) fn run(row: &mut SessionRow, command: &Kind, time_ms: u64) -> Option<
                 return end(row, time_ms);
             }
         }
+        Kind::MoveOn(move_on) => {
+            // A gateway that owns the session moves its cursor itself.
+            if row.owner.is_none() {
+                move_cursor(row, &move_on.cursor);
+                row.lost = row.lost.saturating_add(move_on.lost);
+            }
+        }
     }
     None
 }
 
-/// Moves the cursor, never back; frees ids before it takes new ones, which may be the same.
-fn commit(row: &mut SessionRow, commit: &CommitCursor) {
+/// Moves the cursor, never back.
+fn move_cursor(row: &mut SessionRow, cursor: &[ShardPosition]) {
     let mut moved = false;
-    for to in &commit.cursor {
+    for to in cursor {
         if let Some(cursor) = row.cursor.get_mut(to.shard as usize)
             && *cursor < to.position
         {
@@ -189,6 +197,11 @@ fn commit(row: &mut SessionRow, commit: &CommitCursor) {
             settle(subscription, &row.cursor);
         }
     }
+}
+
+/// Moves the cursor; frees ids before it takes new ones, which may be the same.
+fn commit(row: &mut SessionRow, commit: &CommitCursor) {
+    move_cursor(row, &commit.cursor);
     if commit.completed.len() <= FEW {
         if !commit.completed.is_empty() {
             row.in_flight.retain(|known| !commit.completed.contains(&known.packet_id));

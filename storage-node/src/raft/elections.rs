@@ -108,6 +108,7 @@ async fn stand(peers: &Arc<Peers>, replica: &Replica) {
         let request = pb::VoteRequest {
             vote: Some(codec::vote_to(&metrics.vote)),
             last: replica.last_log_id(),
+            handed_over_term: 0,
         };
         (request, others, voters.len() / 2 + 1)
     };

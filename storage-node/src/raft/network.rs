@@ -148,6 +148,7 @@ impl RaftNetwork<ShardRaft> for Connection {
         let request = pb::VoteRequest {
             vote: Some(codec::vote_to(&rpc.vote)),
             last: rpc.last_log_id.as_ref().map(codec::log_id_to),
+            handed_over_term: 0,
         };
         let Body::VoteDone(done) = self.ask(Body::Vote(request)).await? else {
             return Err(unreachable_by(&PeerError::Unexpected));

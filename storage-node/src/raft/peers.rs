@@ -67,7 +67,12 @@ const RECONNECT: Duration = Duration::from_millis(200);
 
 impl Peers {
     pub(crate) fn new(cluster_id: String, site: u64, shutdown: Shutdown) -> Arc<Peers> {
-        let hello = RaftHello { protocol_version: PROTOCOL_VERSION, cluster_id, site_id: site };
+        let hello = RaftHello {
+            protocol_version: PROTOCOL_VERSION,
+            cluster_id,
+            site_id: site,
+            ..RaftHello::default()
+        };
         Arc::new(Peers { hello, shutdown, peers: Mutex::default() })
     }
 

@@ -33,7 +33,7 @@ impl Replica {
         tracing::info!(shard, site = format!("{site:016x}"), "handing over leadership");
         self.handing_over.store(true, Ordering::Release);
         if self.wait_until(|replica| replica.has_everything(target)).await {
-            let asked = peers.ask(site, shard, target, Body::ElectNow(ElectNow {}));
+            let asked = peers.ask(site, shard, target, Body::ElectNow(ElectNow::default()));
             match tokio::time::timeout(STEP_TIMEOUT, asked).await {
                 Ok(Ok(Body::ElectNow(_))) => {
                     self.wait_until(|replica| !replica.is_raft_leader()).await;

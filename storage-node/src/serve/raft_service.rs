@@ -154,7 +154,7 @@ fn take(site: &Arc<Site>, outbox: &Arc<Outbox>, message: RaftMessage) {
         }
         Some(Body::ElectNow(_)) => {
             tokio::spawn(replica.elect_now());
-            outbox.push(answer(Body::ElectNow(pb::ElectNow {})));
+            outbox.push(answer(Body::ElectNow(pb::ElectNow::default())));
         }
         _ => outbox.push(answer(peers::refused("not a request"))),
     }

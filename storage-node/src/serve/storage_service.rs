@@ -10,9 +10,10 @@ use holdfast_proto::batch::Batch;
 use holdfast_proto::ids::{Position, ShardId};
 use holdfast_proto::shard::{AppendOutcome, Outcome, Status as Decided, outcome};
 use holdfast_proto::storage::{
-    Chunk, DescribeRequest, FetchRunRequest, Filter, GatewayFrame, GatewayHello, SiteDescription,
-    SiteHello, TailBlock, TailFilters, TailFiltersActive, TailStopped, gateway_frame::Frame,
-    site_frame::Frame as Out, storage_server::Storage,
+    Chunk, CountMatchesReply, CountMatchesRequest, DescribeRequest, FetchRunRequest, Filter,
+    GatewayFrame, GatewayHello, SiteDescription, SiteHello, TailBlock, TailFilters,
+    TailFiltersActive, TailStopped, gateway_frame::Frame, site_frame::Frame as Out,
+    storage_server::Storage,
 };
 use holdfast_shard::Request as Ask;
 use parking_lot::Mutex;
@@ -49,7 +50,7 @@ impl Storage for StorageService {
             _ => return Err(Status::invalid_argument("the first frame must be a hello")),
         };
         let site = self.0.clone();
-        let GatewayHello { protocol_version, cluster_id, gateway } = hello;
+        let GatewayHello { protocol_version, cluster_id, gateway, .. } = hello;
         let gateway = gateway.ok_or_else(|| Status::invalid_argument("hello names no gateway"))?;
         let who = format!("gateway {}", gateway.name);
         if let Err(status) = check_hello(&who, protocol_version, &cluster_id, &site.cluster_id) {
@@ -62,6 +63,7 @@ impl Storage for StorageService {
             cluster_id: site.cluster_id.clone(),
             site_id: site.site_id.0,
             shards: u32::from(site.shards()),
+            protocol_version_min: 0,
         }));
         link.send(Out::Leaders(site.leaders()));
         let session = LinkSession { site, link: link.clone(), filters: Arc::default() };
@@ -97,6 +99,13 @@ impl Storage for StorageService {
         _request: Request<DescribeRequest>,
     ) -> Result<Response<SiteDescription>, Status> {
         Ok(Response::new(self.0.describe()))
+    }
+
+    async fn count_matches(
+        &self,
+        _request: Request<CountMatchesRequest>,
+    ) -> Result<Response<CountMatchesReply>, Status> {
+        Err(Status::unimplemented("not counted by this version"))
     }
 }
 

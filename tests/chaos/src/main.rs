@@ -1,0 +1,3 @@
+//! Faults on a cluster of real processes, one after the other, with a ledger of every message.
+
+fn main() {}

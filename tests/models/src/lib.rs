@@ -1,0 +1,1 @@
+//! Exhaustive models of protocols between processes; see `tests/`.
