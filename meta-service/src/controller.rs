@@ -74,7 +74,7 @@ pub(crate) struct Told {
 
 enum Message {
     Open(StreamId, watch::Sender<Told>),
-    Event(Event),
+    Event(Box<Event>),
     Cover(Vec<Filter>, oneshot::Sender<Result<u64, Busy>>),
 }
 
@@ -105,7 +105,7 @@ impl Controller {
 
     /// Hands an event over. False: the controller ended.
     pub(crate) async fn tell(&self, event: Event) -> bool {
-        self.messages.send(Message::Event(event)).await.is_ok()
+        self.messages.send(Message::Event(Box::new(event))).await.is_ok()
     }
 
     /// Makes filters durable; the version that every live gateway routes by. Nothing: the controller ended.
@@ -313,10 +313,10 @@ impl ControllerLoop {
                     self.streams.insert(stream, told);
                 }
                 Message::Event(event) => {
-                    if let Event::Closed { stream } = &event {
+                    if let Event::Closed { stream } = &*event {
                         self.streams.remove(stream);
                     }
-                    self.control.handle(event, now);
+                    self.control.handle(*event, now);
                 }
                 Message::Cover(filters, reply) => {
                     let request = CoverId(self.next_cover);

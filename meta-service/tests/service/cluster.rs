@@ -65,7 +65,8 @@ async fn strangers_are_refused() {
     drop(site);
     loop {
         let mut moved = Site::connect(&service, copy.clone()).await;
-        let topology = moved.updates.message().await.unwrap().unwrap();
+        let update = moved.updates.message().await.unwrap().unwrap();
+        let topology = update.topology.unwrap();
         if topology.refused.is_empty() {
             assert_eq!(topology.sites[0].address, "127.0.0.1:1");
             break;
