@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use holdfast_node_kit::config::{Invalid, Validate, check_address, check_name, check_range};
+use holdfast_proto::version::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 use serde::Deserialize;
 
 /// Which store is behind the service.
@@ -12,6 +13,8 @@ pub enum StoreKind {
     /// Embedded; one process.
     #[default]
     Sled,
+    /// An etcd cluster; any number of processes, one of them elected.
+    Etcd,
 }
 
 /// Configuration of a metadata service.
@@ -20,15 +23,26 @@ pub enum StoreKind {
 pub struct Config {
     /// Name in logs.
     pub name: String,
-    /// Directory of this process alone; made if it is not there.
-    pub data_dir: PathBuf,
+    /// Directory of this process alone; made if it is not there. Only `store = "sled"` needs it.
+    #[serde(default)]
+    pub data_dir: Option<PathBuf>,
     /// host:port for sites and gateways.
     pub grpc_listen: String,
+    /// host:port at which they reach this process (default `grpc_listen`).
+    #[serde(default)]
+    pub grpc_advertise: Option<String>,
     /// host:port for `/metrics` and `/health`.
     pub http_listen: String,
-    /// Which store: `"sled"` (default).
+    /// Which store: `"sled"` (default) or `"etcd"`.
     #[serde(default)]
     pub store: StoreKind,
+    /// Where etcd is; with `store = "etcd"`, and only then.
+    #[serde(default)]
+    pub etcd: Option<EtcdConfig>,
+    /// After how long without a word from the elected process another is elected, s, 1 to 60
+    /// (default 5). One that stops on purpose is followed at once.
+    #[serde(default = "election_ttl_s")]
+    pub election_ttl_s: u64,
     /// Shards of the cluster, 1 to 1024; fixed when it forms (default 16).
     #[serde(default = "shards")]
     pub shards: u16,
@@ -38,9 +52,50 @@ pub struct Config {
     /// How long a site or gateway may be silent, ms, 1,000 to 300,000 (default 10,000).
     #[serde(default = "lease_ms")]
     pub lease_ms: u32,
+    /// How long a site may be down before others take its place, s, 1 to 604,800 (default 600).
+    #[serde(default = "site_replace_after_s")]
+    pub site_replace_after_s: u64,
+    /// Shards whose replica set changes at the same time, 1 to 1024 (default 4).
+    #[serde(default = "transitions_max")]
+    pub transitions_max: u32,
+    /// Newest protocol version to speak (default: the newest known). For rolling upgrades.
+    #[serde(default = "protocol_version_max")]
+    pub protocol_version_max: u32,
     /// Bounds that hardly anybody changes.
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// How etcd is reached.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EtcdConfig {
+    /// URLs of its members: `http://host:port`, or `https://` with a certificate authority.
+    pub endpoints: Vec<String>,
+    /// All keys begin with this (default `/holdfast/`). Two clusters on one etcd need two.
+    #[serde(default = "etcd_prefix")]
+    pub prefix: String,
+    /// How long one try of a request may take, ms, 50 to 60,000 (default 1,000).
+    #[serde(default = "request_timeout_ms")]
+    pub request_timeout_ms: u64,
+    /// How long a request is tried again, ms, 0 to 600,000 (default 10,000).
+    #[serde(default = "retry_ms")]
+    pub retry_ms: u64,
+    /// User, if etcd asks for one.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// File with the user's password.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Certificates that `https://` members are signed by, PEM.
+    #[serde(default)]
+    pub ca_file: Option<PathBuf>,
+    /// This process's certificate, PEM, if etcd asks for one.
+    #[serde(default)]
+    pub cert_file: Option<PathBuf>,
+    /// Its key, PEM.
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
 }
 
 /// Bounds of what the service keeps and queues.
@@ -107,14 +162,116 @@ fn lease_ms() -> u32 {
     10_000
 }
 
+fn election_ttl_s() -> u64 {
+    5
+}
+
+fn site_replace_after_s() -> u64 {
+    600
+}
+
+fn transitions_max() -> u32 {
+    4
+}
+
+fn protocol_version_max() -> u32 {
+    PROTOCOL_VERSION
+}
+
+fn etcd_prefix() -> String {
+    "/holdfast/".to_owned()
+}
+
+fn request_timeout_ms() -> u64 {
+    1_000
+}
+
+fn retry_ms() -> u64 {
+    10_000
+}
+
+impl Config {
+    /// host:port at which others reach this process.
+    #[must_use]
+    pub fn advertised(&self) -> &str {
+        self.grpc_advertise.as_deref().unwrap_or(&self.grpc_listen)
+    }
+}
+
+impl EtcdConfig {
+    fn validate(&self) -> Result<(), Invalid> {
+        if self.endpoints.is_empty() {
+            return Err(Invalid::new("etcd.endpoints", "[]", "one URL or more"));
+        }
+        for endpoint in &self.endpoints {
+            self.check_endpoint(endpoint)?;
+        }
+        if self.prefix.is_empty() || self.prefix.len() > 255 {
+            return Err(Invalid::new("etcd.prefix", &self.prefix, "1 to 255 bytes"));
+        }
+        check_range("etcd.request_timeout_ms", self.request_timeout_ms, 50..=60_000)?;
+        check_range("etcd.retry_ms", self.retry_ms, 0..=600_000)?;
+        let both = |one: (&str, bool), other: (&str, bool)| match (one.1, other.1) {
+            (true, false) => Err(Invalid::new(other.0, "", format!("to be set with {}", one.0))),
+            (false, true) => Err(Invalid::new(one.0, "", format!("to be set with {}", other.0))),
+            _ => Ok(()),
+        };
+        let user = ("etcd.user", self.user.is_some());
+        both(user, ("etcd.password_file", self.password_file.is_some()))?;
+        let certificate = ("etcd.cert_file", self.cert_file.is_some());
+        both(certificate, ("etcd.key_file", self.key_file.is_some()))
+    }
+
+    fn check_endpoint(&self, endpoint: &str) -> Result<(), Invalid> {
+        let tls = self.ca_file.is_some() || self.cert_file.is_some();
+        let refuse = |allowed: &str| Err(Invalid::new("etcd.endpoints", endpoint, allowed));
+        let address = match (endpoint.strip_prefix("http://"), endpoint.strip_prefix("https://")) {
+            (Some(_), _) if tls => return refuse("https://host:port with ca_file or cert_file"),
+            (None, Some(_)) if self.ca_file.is_none() => {
+                return refuse("http://host:port, or https://host:port with ca_file");
+            }
+            (Some(address), _) | (None, Some(address)) => address,
+            (None, None) => return refuse("http://host:port or https://host:port"),
+        };
+        let address = address.strip_suffix('/').unwrap_or(address);
+        if check_address("etcd.endpoints", address).is_err() || address.contains('/') {
+            return refuse("http://host:port or https://host:port");
+        }
+        Ok(())
+    }
+}
+
 impl Validate for Config {
     fn validate(&self) -> Result<(), Invalid> {
         check_name("name", &self.name)?;
         check_address("grpc_listen", &self.grpc_listen)?;
         check_address("http_listen", &self.http_listen)?;
-        if self.data_dir.as_os_str().is_empty() {
+        if let Some(address) = &self.grpc_advertise {
+            check_address("grpc_advertise", address)?;
+        }
+        match (self.store, &self.etcd) {
+            (StoreKind::Etcd, Some(etcd)) => etcd.validate()?,
+            (StoreKind::Etcd, None) => {
+                return Err(Invalid::new(
+                    "store",
+                    "etcd",
+                    "\"sled\", or \"etcd\" with a section [etcd]",
+                ));
+            }
+            (StoreKind::Sled, Some(_)) => {
+                return Err(Invalid::new("store", "sled", "\"etcd\", or no section [etcd]"));
+            }
+            (StoreKind::Sled, None) => {}
+        }
+        let no_directory = self.data_dir.as_ref().is_none_or(|path| path.as_os_str().is_empty());
+        if self.store == StoreKind::Sled && no_directory {
             return Err(Invalid::new("data_dir", "", "a directory"));
         }
+        check_range("election_ttl_s", self.election_ttl_s, 1..=60)?;
+        check_range("site_replace_after_s", self.site_replace_after_s, 1..=604_800)?;
+        check_range("transitions_max", self.transitions_max, 1..=1024)?;
+        let spoken = PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION;
+        check_range("protocol_version_max", self.protocol_version_max, spoken)?;
         check_range("shards", self.shards, 1..=1024)?;
         if !matches!(self.replication_factor, 1 | 3 | 5) {
             return Err(Invalid::new("replication_factor", self.replication_factor, "1, 3 or 5"));

@@ -4,6 +4,7 @@
 pub mod config;
 mod controller;
 mod filters;
+mod leading;
 mod metrics;
 mod rows;
 pub mod server;

@@ -17,6 +17,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::{
     config::{Config, StoreKind},
     controller::{self, ControllerError},
+    leading::{Leading, Role, Standing},
     service::MetaService,
     sessions::Sessions,
     store::Store,
@@ -65,22 +66,25 @@ pub async fn run(
     shutdown: Shutdown,
     health: Health,
 ) -> Result<(), ServerError> {
+    let data_dir = config.data_dir.clone().unwrap_or_default();
     // Held until everything has ended.
-    let _lock = lock(&config.data_dir)?;
+    let _lock = lock(&data_dir)?;
     let store: Arc<dyn Store> = match config.store {
-        StoreKind::Sled => Arc::new(SledStore::open(&config.data_dir.join("store"))?),
+        StoreKind::Sled | StoreKind::Etcd => Arc::new(SledStore::open(&data_dir.join("store"))?),
     };
     let (controller, controller_loop) = controller::start(&config, store.clone()).await?;
     let (cluster_id, shards) = (controller.cluster_id.clone(), controller.shards);
     let sessions =
         Sessions::load(store.clone(), cluster_id, shards, config.limits.list_max).await?;
     let sessions = Arc::new(sessions);
-    let service = MetaService {
+    let (standing, role) = Role::new();
+    let leading = Leading {
         controller: controller.clone(),
         sessions: sessions.clone(),
-        cover_filters_max: config.limits.cover_filters_max,
-        shutdown: shutdown.clone(),
+        over: shutdown.clone(),
     };
+    standing.send_replace(Standing::Leading(Arc::new(leading)));
+    let service = MetaService { role, cover_filters_max: config.limits.cover_filters_max };
     let service = MetaServer::new(service)
         .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX);
@@ -104,6 +108,7 @@ pub async fn run(
         shutdown.trigger();
         ended = ended.and(result);
     }
+    drop(standing);
     // The tasks of the last streams let go of the store a moment after their streams end; who starts the
     // service again finds the directory free.
     while Arc::strong_count(&store) > 1 {

@@ -1,10 +1,9 @@
 //! The gRPC face.
 
-use std::{pin::Pin, sync::Arc};
+use std::pin::Pin;
 
 use futures_util::Stream;
 use holdfast_control::routes::Filter;
-use holdfast_node_kit::shutdown::Shutdown;
 use holdfast_proto::{
     ids::Namespace,
     meta::{
@@ -18,18 +17,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    controller::Controller,
+    leading::Role,
     metrics,
-    sessions::Sessions,
     streams::{self, GatewayPeer, Peer, SitePeer, UNREAD_MAX},
 };
 
 /// Serves the `Meta` service.
 pub(crate) struct MetaService {
-    pub(crate) controller: Controller,
-    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) role: Role,
     pub(crate) cover_filters_max: usize,
-    pub(crate) shutdown: Shutdown,
 }
 
 type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -38,27 +34,26 @@ impl MetaService {
     fn stream<P: Peer + Default>(
         &self,
         request: Request<Streaming<P::Report>>,
-    ) -> Response<Updates<P::Update>> {
+    ) -> Result<Response<Updates<P::Update>>, Status> {
+        let leading = self.role.leading()?;
         let (sender, updates) = mpsc::channel(UNREAD_MAX);
-        let (controller, shutdown) = (self.controller.clone(), self.shutdown.clone());
         tokio::spawn(streams::serve(
             P::default(),
-            controller,
+            leading.controller.clone(),
             request.into_inner(),
             sender,
-            shutdown,
+            leading.over.clone(),
         ));
-        Response::new(Box::pin(ReceiverStream::new(updates)))
+        Ok(Response::new(Box::pin(ReceiverStream::new(updates))))
     }
+}
 
-    fn check_cluster(&self, cluster_id: &str) -> Result<(), Status> {
-        if cluster_id.is_empty() || cluster_id == &*self.controller.cluster_id {
-            return Ok(());
-        }
-        metrics::request_refused("other_cluster");
-        let ours = &self.controller.cluster_id;
-        Err(Status::failed_precondition(format!("this is cluster {ours}, not {cluster_id}")))
+fn check_cluster(ours: &str, cluster_id: &str) -> Result<(), Status> {
+    if cluster_id.is_empty() || cluster_id == ours {
+        return Ok(());
     }
+    metrics::request_refused("other_cluster");
+    Err(Status::failed_precondition(format!("this is cluster {ours}, not {cluster_id}")))
 }
 
 #[tonic::async_trait]
@@ -71,22 +66,23 @@ impl Meta for MetaService {
         &self,
         request: Request<Streaming<SiteReport>>,
     ) -> Result<Response<Self::SiteStream>, Status> {
-        Ok(self.stream::<SitePeer>(request))
+        self.stream::<SitePeer>(request)
     }
 
     async fn gateway(
         &self,
         request: Request<Streaming<GatewayReport>>,
     ) -> Result<Response<Self::GatewayStream>, Status> {
-        Ok(self.stream::<GatewayPeer>(request))
+        self.stream::<GatewayPeer>(request)
     }
 
     async fn cover_filters(
         &self,
         request: Request<CoverFiltersRequest>,
     ) -> Result<Response<CoverFiltersReply>, Status> {
+        let leading = self.role.leading()?;
         let request = request.into_inner();
-        self.check_cluster(&request.cluster_id)?;
+        check_cluster(&leading.controller.cluster_id, &request.cluster_id)?;
         if request.filters.len() > self.cover_filters_max {
             metrics::request_refused("cover_filters_max");
             return Err(Status::invalid_argument(format!(
@@ -102,7 +98,7 @@ impl Meta for MetaService {
                 Status::invalid_argument(format!("malformed filter {:?}", asked.filter))
             })?);
         }
-        match self.controller.cover(filters).await {
+        match leading.controller.cover(filters).await {
             Some(Ok(version)) => Ok(Response::new(CoverFiltersReply { version })),
             Some(Err(_)) => Err(Status::resource_exhausted("too many requests wait for gateways")),
             None => Err(Status::unavailable("stopping")),
@@ -113,9 +109,10 @@ impl Meta for MetaService {
         &self,
         request: Request<Streaming<SessionFeed>>,
     ) -> Result<Response<Self::FeedSessionsStream>, Status> {
+        let leading = self.role.leading()?;
         let (sender, answers) = mpsc::channel(UNREAD_MAX);
-        let (sessions, shutdown) = (self.sessions.clone(), self.shutdown.clone());
-        tokio::spawn(async move { sessions.serve(request.into_inner(), sender, shutdown).await });
+        let (sessions, over) = (leading.sessions.clone(), leading.over.clone());
+        tokio::spawn(async move { sessions.serve(request.into_inner(), sender, over).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
     }
 
@@ -123,13 +120,14 @@ impl Meta for MetaService {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsReply>, Status> {
-        self.sessions.list(request.into_inner()).await.map(Response::new)
+        self.role.leading()?.sessions.list(request.into_inner()).await.map(Response::new)
     }
 
     async fn describe(
         &self,
         _: Request<DescribeClusterRequest>,
     ) -> Result<Response<Topology>, Status> {
-        Ok(Response::new(Topology::clone(&self.controller.view.borrow().topology)))
+        let leading = self.role.leading()?;
+        Ok(Response::new(Topology::clone(&leading.controller.view.borrow().topology)))
     }
 }
