@@ -13,7 +13,7 @@ pub mod site_log;
 pub use clock::{Clock, SimClock, SystemClock};
 pub use disk::{Disk, DiskFile, DiskLock, OpenOptions, Space};
 pub use real::RealDisk;
-pub use run::{ReadEnd, Run, RunError, RunId, RunInfo, remove_run, write_run};
+pub use run::{Matches, ReadEnd, Run, RunError, RunId, RunInfo, remove_run, write_run};
 pub use sim::{SimDisk, SimRng};
 pub use site_log::{
     Done, LogCore, LogEntry, LogError, LogObserver, LogOptions, LogStats, RecoveredReplica,

@@ -131,7 +131,38 @@ fn every_filter_reads_what_it_matches_in_order() {
             assert!(read == expected, "seed {seed} {filters:?} {from} {bytes_max}");
         }
         check_positions(&run, &records, &mut rng);
+        check_counts(&run, &records, &filters, &mut rng);
     }
+}
+
+fn check_counts(run: &Run, records: &[Placed], filters: &[&[&str]], rng: &mut SimRng) {
+    let last = records.last().map_or(30, |last| last.position.0) + 8;
+    for filters in filters.iter().cycle().take(60) {
+        let namespace = Namespace(u32::from(rng.one_in(4)));
+        let range = match rng.below(4) {
+            0 => Position(0)..Position(last),
+            _ => Position(rng.below(last))..Position(rng.below(last)),
+        };
+        let mut expected = holdfast_log::Matches::default();
+        for placed in records {
+            let name = placed.record.topic();
+            if range.contains(&placed.position)
+                && placed.record.namespace() == namespace
+                && filters.iter().any(|filter| topic::matches(filter, name))
+            {
+                expected.note(placed.position);
+            }
+        }
+        let counted = run.count(namespace, filters, range.clone()).unwrap();
+        assert_eq!(counted, expected, "{filters:?} {range:?}");
+    }
+    let mut topics = Vec::new();
+    run.for_each_topic(|namespace, name| topics.push((namespace, name.to_owned()))).unwrap();
+    let mut expected: Vec<_> =
+        records.iter().map(|p| (p.record.namespace(), p.record.topic().to_owned())).collect();
+    expected.sort_unstable();
+    expected.dedup();
+    assert_eq!(topics, expected);
 }
 
 fn check_positions(run: &Run, records: &[Placed], rng: &mut SimRng) {

@@ -2,6 +2,7 @@
 //! (stream, position). The layout is `topic`: every (namespace, topic) is a stream. The same records give
 //! the same bytes on every replica.
 
+mod count;
 mod filter;
 mod format;
 mod pick;
@@ -14,6 +15,7 @@ use std::io;
 use holdfast_proto::ids::{Generation, Position, ShardId};
 use thiserror::Error;
 
+pub use self::count::Matches;
 pub use self::read::{ReadEnd, Run};
 pub use self::write::write_run;
 use crate::disk::Disk;

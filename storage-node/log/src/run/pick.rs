@@ -12,9 +12,9 @@ use super::format::{Item, ORDER_BYTES, ORDER_CHUNK, Stream, take_varint, u32_at}
 use super::read::Run;
 
 // Rough costs in ns, measured on a warm file.
-const COST_OF_LIST: u64 = 1_000;
-const COST_OF_LISTED: u64 = 6;
-const COST_OF_ORDERED: u64 = 4;
+pub(super) const COST_OF_LIST: u64 = 1_000;
+pub(super) const COST_OF_LISTED: u64 = 6;
+pub(super) const COST_OF_ORDERED: u64 = 4;
 /// Chunks of the order that are read together.
 const CHUNKS_READ: usize = 8;
 /// Table entries and lists this near to each other are read together.
@@ -98,7 +98,7 @@ impl Run {
     }
 
     /// The table's entries of these streams (sorted numbers).
-    fn streams(&self, numbers: &[u32]) -> Result<Vec<Stream>, RunError> {
+    pub(super) fn streams(&self, numbers: &[u32]) -> Result<Vec<Stream>, RunError> {
         let bytes = super::format::STREAM_BYTES as u32;
         let spans: Vec<(u32, u32)> = numbers.iter().map(|number| (number * bytes, bytes)).collect();
         let mut streams = Vec::with_capacity(numbers.len());
@@ -146,8 +146,9 @@ impl Run {
         let spans: Vec<(u32, u32)> = streams.iter().map(|s| (s.list, s.list_bytes)).collect();
         let mut lists = Vec::with_capacity(streams.len());
         self.read_spans(self.footer.lists, self.footer.streams, &spans, |list| {
-            let good = list.len() >= 4 && u32_at(&list, 0) == crc32c::crc32c(&list[4..]);
-            good.then(|| lists.push(list))
+            checked_list(&list)?;
+            lists.push(list);
+            Some(())
         })?;
         let broken = || self.damaged("a position list is malformed");
         let mut cursors: Vec<Cursor<'_>> = Vec::with_capacity(lists.len());
@@ -174,6 +175,17 @@ impl Run {
             }
         }
         Ok(())
+    }
+
+    /// Reads position lists (offset and length of each, sorted) and checks them.
+    pub(super) fn read_lists(
+        &self,
+        spans: &[(u32, u32)],
+        mut each: impl FnMut(&[u8]) -> Option<()>,
+    ) -> Result<(), RunError> {
+        self.read_spans(self.footer.lists, self.footer.streams, spans, |list| {
+            each(checked_list(&list)?)
+        })
     }
 
     /// The chunk of the order in which a position is or would be.
@@ -218,6 +230,15 @@ impl Run {
         from: Position,
         page: &mut Page,
     ) -> Result<(), RunError> {
+        self.scan_order(from, |item| !is_in(ranges, item.data) || page.take(*item))
+    }
+
+    /// Visits the records from `from` on in order of position, until `visit` returns false.
+    pub(super) fn scan_order(
+        &self,
+        from: Position,
+        mut visit: impl FnMut(&Item) -> bool,
+    ) -> Result<(), RunError> {
         let mut chunk = self.chunk_of(from);
         let mut items = Vec::new();
         loop {
@@ -225,8 +246,8 @@ impl Run {
             if count == 0 {
                 return Ok(());
             }
-            for item in &items {
-                if item.position >= from && is_in(ranges, item.data) && !page.take(*item) {
+            for item in items.iter().filter(|item| item.position >= from) {
+                if !visit(item) {
                     return Ok(());
                 }
             }
@@ -235,8 +256,13 @@ impl Run {
     }
 }
 
+/// A position list without its checksum, if that fits.
+fn checked_list(list: &[u8]) -> Option<&[u8]> {
+    (list.len() >= 4 && u32_at(list, 0) == crc32c::crc32c(&list[4..])).then(|| &list[4..])
+}
+
 /// Where in data the streams are, neighbours joined.
-fn ranges(streams: &[Stream]) -> Vec<(u32, u32)> {
+pub(super) fn ranges(streams: &[Stream]) -> Vec<(u32, u32)> {
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     for stream in streams {
         let end = stream.data.saturating_add(stream.data_bytes);
@@ -248,7 +274,7 @@ fn ranges(streams: &[Stream]) -> Vec<(u32, u32)> {
     ranges
 }
 
-fn is_in(ranges: &[(u32, u32)], data: u32) -> bool {
+pub(super) fn is_in(ranges: &[(u32, u32)], data: u32) -> bool {
     let after = ranges.partition_point(|(start, _)| *start <= data);
     after > 0 && data < ranges[after - 1].1
 }

@@ -113,7 +113,7 @@ impl Run {
         Ok(bytes.into())
     }
 
-    fn topics(&self) -> Result<&fst::Map<Bytes>, RunError> {
+    pub(super) fn topics(&self) -> Result<&fst::Map<Bytes>, RunError> {
         if let Some(topics) = self.topics.get() {
             return Ok(topics);
         }
@@ -127,7 +127,11 @@ impl Run {
     }
 
     /// Numbers of the streams that any of the filters matches, sorted.
-    fn matching(&self, namespace: Namespace, filters: &[&str]) -> Result<Vec<u32>, RunError> {
+    pub(super) fn matching(
+        &self,
+        namespace: Namespace,
+        filters: &[&str],
+    ) -> Result<Vec<u32>, RunError> {
         let topics = self.topics()?;
         let (mut numbers, mut key) = (Vec::new(), Vec::new());
         for filter in filters {
