@@ -33,6 +33,8 @@ pub struct Close {
 /// How the client left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Leave {
+    /// How long the will waits at least for the client to come back, in s: the gateway stops.
+    pub will_grace_s: u32,
     /// DISCONNECT 0x00: the will is not published.
     pub discard_will: bool,
     /// New session expiry interval.

@@ -132,6 +132,13 @@ impl InFlight {
         self.used
     }
 
+    /// Whether the client has to acknowledge any.
+    pub(crate) fn is_with_client(&self) -> bool {
+        let waits =
+            |entry: &Out| matches!(entry.state, State::Sent | State::Releasing | State::Released);
+        self.all.values().any(waits)
+    }
+
     pub(crate) fn is_urgent(&self) -> bool {
         self.urgent
     }

@@ -82,6 +82,8 @@ pub mod reason {
     pub const QUOTA: u8 = 0x97;
     /// The payload is not what its format indicator says.
     pub const PAYLOAD_FORMAT: u8 = 0x99;
+    /// Another gateway serves the client from now on.
+    pub const USE_ANOTHER_SERVER: u8 = 0x9C;
     /// Shared subscriptions are not offered.
     pub const SHARED_UNSUPPORTED: u8 = 0x9E;
 }

@@ -284,6 +284,11 @@ impl Receiving {
         }
     }
 
+    /// Whether releases wait for their commit.
+    pub(crate) fn is_releasing(&self) -> bool {
+        !self.released.is_empty() || !self.releasing.is_empty()
+    }
+
     /// Publishes that are not decided.
     pub(crate) fn undecided(&self) -> usize {
         self.waiting.len()

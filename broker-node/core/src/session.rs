@@ -173,6 +173,14 @@ impl Session {
         self.commits.is_on_its_way()
     }
 
+    /// Whether the client could be sent to another gateway now without being sent anything twice: it
+    /// has acknowledged what it was sent, and its publishes and releases are answered.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        let answered = self.undecided() == 0 && !self.receiving.is_releasing();
+        answered && !self.outbound.in_flight.is_with_client()
+    }
+
     /// When [`Session::turn`] has to be called again if nothing comes, in ms.
     #[must_use]
     pub fn deadline_ms(&self) -> Option<u64> {
@@ -216,6 +224,7 @@ impl Session {
                 instance: self.instance,
                 discard_will: leave.discard_will,
                 expiry_interval_s: leave.expiry_interval_s,
+                will_grace_s: leave.will_grace_s,
                 commit,
             })),
         }

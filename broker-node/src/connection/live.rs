@@ -66,7 +66,10 @@ pub(super) struct End {
 impl End {
     /// The socket is gone.
     pub(super) fn broken() -> End {
-        End { close: None, leave: Leave { discard_will: false, expiry_interval_s: None } }
+        End {
+            close: None,
+            leave: Leave { will_grace_s: 0, discard_will: false, expiry_interval_s: None },
+        }
     }
 }
 

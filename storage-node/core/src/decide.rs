@@ -230,6 +230,7 @@ impl<B: Base> Draft<'_, B> {
     }
 
     fn command(&mut self, command: &Command) -> Result<Answer, ShardError> {
+        let command = &*session::at_level(command, self.shard.feature_level());
         let Some(kind) = command.command.as_ref().filter(|kind| self.shard.check.command(kind))
         else {
             return Ok(Answer::Now(plain(Status::Invalid)));

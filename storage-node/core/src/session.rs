@@ -3,17 +3,24 @@
 //! A row whose owner is absent and whose expiry interval is 0 has *ended*: it only remembers the epoch,
 //! so that what its gateway still had under way is neither lost nor taken for another session's.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use holdfast_proto::shard::command::Command as Kind;
 use holdfast_proto::shard::{
-    Claim, ClaimOutcome, ClientKey, CommitCursor, Disconnect, InFlight, Received, SessionRow,
-    ShardPosition, Status, Subscription, Will,
+    Claim, ClaimOutcome, ClientKey, Command, CommitCursor, Disconnect, InFlight, Received,
+    SessionRow, ShardPosition, Status, Subscription, Will,
 };
 
 /// Expiry interval of a session that never expires.
 pub(crate) const NEVER: u32 = u32::MAX;
+
+/// Feature level from which on replicas know of a grace for wills.
+const WILL_GRACE_LEVEL: u32 = 2;
+
+/// The longest grace for a will, in seconds: rows that have ended are forgotten some time later.
+const WILL_GRACE_S_MAX: u32 = 300;
 
 /// Below this many ids, looking one after the other is cheaper than hashing.
 const FEW: usize = 16;
@@ -52,7 +59,8 @@ pub(crate) fn claim(
     let mut outcome = ClaimOutcome::default();
     let mut will = None;
     let mut resumed = None;
-    if let Some(mut row) = old.filter(|row| !is_ended(row)) {
+    // One that has ended may have a will left, which waits for its client to come back.
+    if let Some(mut row) = old {
         let expired = is_due(expires_at_ms(&row), time_ms);
         // A regular session ends with its connection, also when the claim ends that.
         let resumes = !claim.clean_start && row.expiry_interval_s != 0 && !expired;
@@ -86,11 +94,14 @@ pub(crate) fn claim(
 }
 
 /// The will of the connection before, if the claim publishes it: always if it ends the session, else
-/// if it has no delay or its delay is over.
+/// if it has no delay or its delay is over. Never while it waits because a gateway stopped.
 fn old_will(row: &mut SessionRow, owned: bool, resumes: bool, time_ms: u64) -> Option<Bytes> {
     let Will { record, delay_s } = row.will.take()?;
     let due = if owned { delay_s == 0 } else { row.will_due_ms <= time_ms };
-    (!resumes || due).then_some(record)
+    let own_delay_ms = u64::from(delay_s.min(row.expiry_interval_s)) * 1000;
+    let own_due_ms = row.disconnected_at_ms.saturating_add(own_delay_ms);
+    let is_grace = !owned && !due && row.will_due_ms > own_due_ms;
+    (due || !resumes && !is_grace).then_some(record)
 }
 
 /// Who may run a command on a row.
@@ -101,6 +112,8 @@ pub(crate) struct Admission<'a> {
     pub(crate) instance: u64,
     /// Does nothing to an ended session, successfully.
     ends: bool,
+    /// Only while no gateway owns the session.
+    unowned: bool,
 }
 
 /// Whom a command on an existing session is from; `None` for other commands and a missing client.
@@ -117,7 +130,8 @@ pub(crate) fn admission(command: &Kind) -> Option<Admission<'_>> {
         Kind::Abandon(c) => (&c.client, c.epoch, 0, true),
         Kind::MoveOn(c) => (&c.client, c.epoch, c.instance, false),
     };
-    Some(Admission { client: client.as_ref()?, epoch, instance, ends })
+    let unowned = matches!(command, Kind::MoveOn(_));
+    Some(Admission { client: client.as_ref()?, epoch, instance, ends, unowned })
 }
 
 impl Admission<'_> {
@@ -127,10 +141,22 @@ impl Admission<'_> {
             None => Status::NoSession,
             Some(row) if row.epoch != self.epoch => Status::Fenced,
             Some(row) if self.instance != 0 && row.instance != self.instance => Status::Fenced,
+            // A gateway that owns the session moves its cursor itself.
+            Some(row) if self.unowned && row.owner.is_some() => Status::Fenced,
             Some(row) if is_ended(row) && !self.ends => Status::NoSession,
             Some(_) => Status::Ok,
         }
     }
+}
+
+/// The command without what replicas below `feature_level` do not know.
+pub(crate) fn at_level(command: &Command, feature_level: u32) -> Cow<'_, Command> {
+    let Some(Kind::Disconnect(leave)) = &command.command else { return Cow::Borrowed(command) };
+    if leave.will_grace_s == 0 || feature_level >= WILL_GRACE_LEVEL {
+        return Cow::Borrowed(command);
+    }
+    let leave = Disconnect { will_grace_s: 0, ..leave.clone() };
+    Cow::Owned(Command { command: Some(Kind::Disconnect(leave)) })
 }
 
 /// Runs an admitted command; returns the will's record if that is published.
@@ -157,7 +183,7 @@ pub(crate) fn run(row: &mut SessionRow, command: &Kind, time_ms: u64) -> Option<
             }
         }
         Kind::Disconnect(leave) => return disconnect(row, leave, time_ms),
-        Kind::Abandon(_) if row.owner.is_some() => return leave(row, time_ms),
+        Kind::Abandon(_) if row.owner.is_some() => return leave(row, 0, time_ms),
         Kind::Abandon(_) => {}
         Kind::FireWill(_) => {
             if row.owner.is_none() && row.will_due_ms <= time_ms {
@@ -171,9 +197,8 @@ pub(crate) fn run(row: &mut SessionRow, command: &Kind, time_ms: u64) -> Option<
             }
         }
         Kind::MoveOn(move_on) => {
-            // A gateway that owns the session moves its cursor itself.
-            if row.owner.is_none() {
-                move_cursor(row, &move_on.cursor);
+            // What is asked twice is counted once.
+            if move_cursor(row, &move_on.cursor) {
                 row.lost = row.lost.saturating_add(move_on.lost);
             }
         }
@@ -181,8 +206,8 @@ pub(crate) fn run(row: &mut SessionRow, command: &Kind, time_ms: u64) -> Option<
     None
 }
 
-/// Moves the cursor, never back.
-fn move_cursor(row: &mut SessionRow, cursor: &[ShardPosition]) {
+/// Moves the cursor, never back; returns whether it moved.
+fn move_cursor(row: &mut SessionRow, cursor: &[ShardPosition]) -> bool {
     let mut moved = false;
     for to in cursor {
         if let Some(cursor) = row.cursor.get_mut(to.shard as usize)
@@ -197,6 +222,7 @@ fn move_cursor(row: &mut SessionRow, cursor: &[ShardPosition]) {
             settle(subscription, &row.cursor);
         }
     }
+    moved
 }
 
 /// Moves the cursor; frees ids before it takes new ones, which may be the same.
@@ -279,18 +305,26 @@ fn disconnect(row: &mut SessionRow, disconnect: &Disconnect, time_ms: u64) -> Op
     {
         row.expiry_interval_s = expiry_interval_s;
     }
-    leave(row, time_ms)
+    leave(row, disconnect.will_grace_s, time_ms)
 }
 
-/// The connection is gone. Returns the will's record if that is published now.
-fn leave(row: &mut SessionRow, time_ms: u64) -> Option<Bytes> {
+/// The connection is gone. Returns the will's record if that is published now; it is not during the
+/// grace, which a session that ends with its connection keeps for its will alone.
+fn leave(row: &mut SessionRow, will_grace_s: u32, time_ms: u64) -> Option<Bytes> {
     row.owner = None;
     row.disconnected_at_ms = time_ms;
     row.last_used_ms = time_ms;
     if row.expiry_interval_s == 0 {
-        return end(row, time_ms);
+        let delay_s = will_grace_s.min(WILL_GRACE_S_MAX);
+        let record = end(row, time_ms);
+        if delay_s == 0 {
+            return record;
+        }
+        row.will = record.map(|record| Will { record, delay_s: 0 });
+        row.will_due_ms = time_ms.saturating_add(u64::from(delay_s) * 1000);
+        return None;
     }
-    let delay_s = row.will.as_ref()?.delay_s.min(row.expiry_interval_s);
+    let delay_s = row.will.as_ref()?.delay_s.max(will_grace_s).min(row.expiry_interval_s);
     if delay_s == 0 {
         return row.will.take().map(|will| will.record);
     }

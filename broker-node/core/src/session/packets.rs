@@ -95,7 +95,7 @@ impl Session {
             });
         }
         let discard_will = code == reason::SUCCESS;
-        out.push(Effect::Left(Leave { discard_will, expiry_interval_s }));
+        out.push(Effect::Left(Leave { will_grace_s: 0, discard_will, expiry_interval_s }));
         Ok(())
     }
 }

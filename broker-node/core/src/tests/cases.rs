@@ -347,7 +347,7 @@ fn the_last_commit_carries_what_idle_shards_have_seen() {
     let mut bench = Bench::attached(true, &SessionRow::default());
     bench.subscribed("a", 0x21);
     bench.session.heads(&[Position(50), Position(60)]);
-    let leave = Leave { discard_will: true, expiry_interval_s: Some(3) };
+    let leave = Leave { will_grace_s: 0, discard_will: true, expiry_interval_s: Some(3) };
     let command = bench.session.leave(leave);
     let Some(Kind::Disconnect(last)) = command.command else { panic!() };
     let moved: Vec<(u32, u64)> =

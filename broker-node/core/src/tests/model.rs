@@ -579,7 +579,7 @@ impl Model {
                 }
                 let mut gateway = self.gateway.take().unwrap();
                 gateway.session.heads(&heads);
-                let leave = Leave { discard_will: true, expiry_interval_s: None };
+                let leave = Leave { will_grace_s: 0, discard_will: true, expiry_interval_s: None };
                 let command = gateway.session.leave(leave);
                 assert_eq!(self.world.apply(&command), Status::Ok);
                 self.committed_sequence = self.ack_sequence;

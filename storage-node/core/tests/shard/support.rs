@@ -254,6 +254,7 @@ pub(crate) fn disconnect(id: &str, epoch: u64, instance: u64) -> Disconnect {
         discard_will: false,
         expiry_interval_s: None,
         commit: None,
+        will_grace_s: 0,
     }
 }
 

@@ -1,6 +1,8 @@
 use holdfast_proto::shard::command::Command as Kind;
 use holdfast_proto::shard::{Abandon, Claim, Disconnect, FireWill, SessionRow, Status};
 
+use holdfast_shard::Request;
+
 use crate::support::*;
 
 fn with_will(delay_s: u32) -> Claim {
@@ -102,6 +104,60 @@ fn a_clean_disconnect_discards_the_will_unless_it_asks_for_it() {
         leader.command(Kind::Disconnect(leave));
         assert_eq!(leader.stored().len(), expected);
     }
+}
+
+/// The client's gateway stops; the will is given five seconds.
+fn hand_over(leader: &mut Leader, row: &SessionRow) {
+    let leave = Disconnect { will_grace_s: 5, ..disconnect("a", row.epoch, row.instance) };
+    assert_eq!(leader.command(Kind::Disconnect(leave)), Status::Ok);
+}
+
+#[test]
+fn when_the_gateway_stops_the_will_waits_for_the_client_to_come_back() {
+    for expiry_interval_s in [0, 60] {
+        let mut leader = Leader::new();
+        leader.one(Request::SetFeatureLevel(2));
+        let will = || Claim { expiry_interval_s, ..with_will(0) };
+        let row = leader.claim(will()).row.unwrap();
+        hand_over(&mut leader, &row);
+        leader.pass_s(4);
+        assert!(leader.run_due().is_empty());
+        let row = leader.claim(will()).row.unwrap();
+        hand_over(&mut leader, &row);
+        leader.pass_s(4);
+        let claim = Claim { clean_start: true, ..will() };
+        assert!(!leader.claim(claim).session_present);
+        assert!(leader.stored().is_empty(), "it came back in time");
+
+        let row = leader.claim(will()).row.unwrap();
+        assert_eq!(leader.stored(), ["w"], "a claim ends an open connection uncleanly");
+        hand_over(&mut leader, &row);
+        leader.pass_s(6);
+        assert_eq!(leader.run_due(), ["w"]);
+        leader.claim(will());
+        assert!(leader.run_due().is_empty(), "once");
+    }
+}
+
+#[test]
+fn a_claim_after_the_grace_publishes_the_will() {
+    for expiry_interval_s in [0, 60] {
+        let mut leader = Leader::new();
+        leader.one(Request::SetFeatureLevel(2));
+        let row = leader.claim(Claim { expiry_interval_s, ..with_will(0) }).row.unwrap();
+        hand_over(&mut leader, &row);
+        leader.pass_s(6);
+        leader.claim(claim("a", 2));
+        assert_eq!(leader.stored(), ["w"]);
+    }
+}
+
+#[test]
+fn the_grace_is_unknown_at_the_first_feature_level() {
+    let mut leader = Leader::new();
+    let row = leader.claim(with_will(0)).row.unwrap();
+    hand_over(&mut leader, &row);
+    assert_eq!(leader.stored(), ["w"]);
 }
 
 #[test]

@@ -113,6 +113,7 @@ impl Gateways {
                 discard_will: rng.one_in(2),
                 expiry_interval_s: rng.one_in(4).then(|| rng.below(3) as u32),
                 commit: None,
+                will_grace_s: 0,
             }),
             87..89 => Kind::Abandon(Abandon { client, epoch }),
             89..93 => Kind::SetRetained(self.set_retained(rng, &id, now_ms)),
