@@ -265,7 +265,12 @@ impl<B: Base> Shard<B> {
             self.index.session(&Key::from(key), before, after);
         }
         self.store_will(will, run);
-        if before != after || matches!(command, Kind::Subscribe(_) | Kind::Unsubscribe(_)) {
+        let listed = match command {
+            Kind::Subscribe(_) | Kind::Unsubscribe(_) => true,
+            Kind::MoveOn(move_on) => move_on.lost > 0,
+            _ => before != after,
+        };
+        if listed {
             run.changed.push(admission.client.clone());
         }
         Ok(plain(Status::Ok))

@@ -235,6 +235,9 @@ impl<B: Base> Draft<'_, B> {
         else {
             return Ok(Answer::Now(plain(Status::Invalid)));
         };
+        if matches!(kind, Kind::MoveOn(_)) && self.shard.feature_level() < session::MOVE_ON_LEVEL {
+            return Ok(Answer::Now(plain(Status::Unavailable)));
+        }
         if let Some(admission) = session::admission(kind) {
             let key = keys::session(admission.client);
             let row = self.row(&key)?;

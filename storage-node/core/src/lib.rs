@@ -14,6 +14,8 @@ mod generations;
 mod index;
 pub mod keys;
 mod last_positions;
+pub mod need;
+pub mod policy;
 mod request;
 mod retained;
 mod session;
@@ -27,6 +29,12 @@ pub use last_positions::{LastPositions, TOPICS_MAX};
 pub use request::{Answer, Applied, CutInfo, Decision, Request};
 pub use shard::{Frozen, LAYOUT_TOPIC, Shard};
 pub use tail::Tail;
+
+/// Feature level of this code: what entries and layouts it can apply. A leader writes nothing above the
+/// level that is committed for its shard, which rises when all replicas can.
+///
+/// 1: the first. 2: sessions are moved on ([`MoveOn`](holdfast_proto::shard::MoveOn)), wills have a grace.
+pub const FEATURE_LEVEL: u32 = 2;
 
 /// How long (shard time) the rows of silent producers, ended sessions and cleared retained messages
 /// are remembered, in ms.

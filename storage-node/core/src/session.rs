@@ -19,6 +19,9 @@ pub(crate) const NEVER: u32 = u32::MAX;
 /// Feature level from which on replicas know of a grace for wills.
 const WILL_GRACE_LEVEL: u32 = 2;
 
+/// Feature level from which on replicas know how to move a session on.
+pub(crate) const MOVE_ON_LEVEL: u32 = 2;
+
 /// The longest grace for a will, in seconds: rows that have ended are forgotten some time later.
 const WILL_GRACE_S_MAX: u32 = 300;
 

@@ -75,7 +75,7 @@ impl<B: Base> Shard<B> {
             generations: Generations::open(&base)?,
             base,
             row,
-            sessions: Table::new(),
+            sessions: Table::searchable(),
             producers: Table::new(),
             retained: Table::searchable(),
             index: Index::default(),
@@ -284,6 +284,51 @@ impl<B: Base> Shard<B> {
         failed.map_or(Ok(()), Err)
     }
 
+    /// Visits the sessions whose key comes after that of `after`, in order of their keys, `limit` rows at
+    /// most. Returns the last one visited if there may be more. What comes or goes meanwhile, between
+    /// two calls, is visited or not; everything else is visited exactly once.
+    ///
+    /// # Errors
+    /// The base cannot be read.
+    pub fn walk(
+        &self,
+        after: Option<&ClientKey>,
+        limit: usize,
+        mut visit: impl FnMut(ClientKey, &SessionRow),
+    ) -> Result<Option<ClientKey>, ShardError> {
+        let after = after.map_or_else(|| vec![keys::SESSION], keys::session);
+        let mut walk = Walk { visit: &mut visit, left: limit, last: None };
+        let mut resident = self.sessions.resident_after(&after).peekable();
+        let mut failed = None;
+        self.base.scan(&[keys::SESSION], Some(&after), &mut |key, value| {
+            while let Some((above, row)) = resident.next_if(|(above, _)| ***above < *key) {
+                if !walk.step(above, row) {
+                    return false;
+                }
+            }
+            // What is in memory is the newer one.
+            if let Some((_, row)) = resident.next_if(|(same, _)| ***same == *key) {
+                return walk.step(key, row);
+            }
+            match decode::<SessionRow>(key, value) {
+                Ok(row) => walk.step(key, Some(&row)),
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        while walk.left > 0
+            && let Some((key, row)) = resident.next()
+        {
+            walk.step(key, row);
+        }
+        Ok(walk.last.filter(|_| walk.left == 0))
+    }
+
     /// Hands out everything that the base may not have, as of now; called right after a cut is applied.
     /// Entries may be applied while it is written. If an earlier one was not written, this one includes
     /// it.
@@ -316,6 +361,30 @@ impl<B: Base> Shard<B> {
     /// Whether this generation can be dropped.
     pub(crate) fn can_drop(&self, generation: Generation) -> bool {
         self.generations.can_drop(generation)
+    }
+}
+
+/// One call of [`Shard::walk`].
+struct Walk<'a> {
+    visit: &'a mut dyn FnMut(ClientKey, &SessionRow),
+    left: usize,
+    last: Option<ClientKey>,
+}
+
+impl Walk<'_> {
+    /// Takes a row; false if it was the last one.
+    fn step(&mut self, key: &[u8], row: Option<&SessionRow>) -> bool {
+        if self.left == 0 {
+            return false;
+        }
+        if let Some(client) = keys::client(key) {
+            self.left -= 1;
+            if let Some(row) = row.filter(|row| !session::is_ended(row)) {
+                (self.visit)(client.clone(), row);
+            }
+            self.last = Some(client);
+        }
+        self.left > 0
     }
 }
 

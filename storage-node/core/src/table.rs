@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 
 use bytes::Bytes;
 use prost::Message;
@@ -115,6 +116,17 @@ impl<V: Message + Default + Clone> Table<V> {
     /// All rows in memory.
     pub(crate) fn resident(&self) -> impl Iterator<Item = (&Key, &V)> {
         self.resident.iter().filter_map(|(key, slot)| Some((key, slot.row.as_ref()?)))
+    }
+
+    /// Keys above `after` whose row, or its absence, is in memory, in order; none of a table that is
+    /// not searchable.
+    pub(crate) fn resident_after<'a>(
+        &'a self,
+        after: &'a [u8],
+    ) -> impl Iterator<Item = (&'a Key, Option<&'a V>)> {
+        let after = (Bound::Excluded(Key::from(after)), Bound::Unbounded);
+        let keys = self.ordered.iter().flat_map(move |keys| keys.range(after.clone()));
+        keys.filter_map(|key| Some((key, self.resident.get(key)?.row.as_ref())))
     }
 
     /// Rows in memory whose key starts with `prefix`, in order; none of a table that is not searchable.

@@ -3,6 +3,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::ops::Range;
 
 use bytes::BytesMut;
 use holdfast_proto::ids::{Namespace, Position};
@@ -187,6 +188,41 @@ impl Tail {
             if wild { self.matching(namespace, filters) } else { self.named(namespace, filters) };
         let next = self.merge(&lists, from.0, &mut page);
         (next, page.count)
+    }
+
+    /// How many records in `range` match one of the filters, and the first of them.
+    #[must_use]
+    pub fn count(
+        &self,
+        namespace: Namespace,
+        filters: &[String],
+        range: Range<Position>,
+    ) -> (u64, Option<Position>) {
+        let wild = filters.iter().any(|filter| topic::has_wildcard(filter));
+        let lists =
+            if wild { self.matching(namespace, filters) } else { self.named(namespace, filters) };
+        let (mut count, mut first) = (0, None::<u64>);
+        for positions in lists {
+            let start = positions.at_or_above(range.start.0);
+            let found = positions.at_or_above(range.end.0).saturating_sub(start);
+            if found > 0 {
+                count += found as u64;
+                first = [first, positions.get(start)].into_iter().flatten().min();
+            }
+        }
+        (count, first.map(Position))
+    }
+
+    /// Visits the namespace and name of every topic that has a record below `end`.
+    pub fn for_each_topic_below(&self, end: Position, mut visit: impl FnMut(Namespace, &str)) {
+        for (key, positions) in &self.topics {
+            if let Some((namespace, name)) = key.split_first_chunk::<4>()
+                && let Ok(name) = std::str::from_utf8(name)
+                && positions.get(0).is_some_and(|first| first < end.0)
+            {
+                visit(Namespace(u32::from_be_bytes(*namespace)), name);
+            }
+        }
     }
 
     /// Position lists of the topics that are named.
