@@ -3,6 +3,7 @@
 use holdfast_node_kit::config::{
     Invalid, Validate, check_address, check_addresses, check_name, check_range,
 };
+use holdfast_proto::version::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Versions};
 use serde::Deserialize;
 
 use crate::cluster::ClusterConfig;
@@ -30,12 +31,19 @@ pub(crate) struct Config {
     /// Threads that serve; 0: one per core.
     #[serde(default)]
     pub(crate) worker_threads: usize,
+    /// Newest protocol version to speak to other processes: lower during a rolling upgrade.
+    #[serde(default = "newest_protocol_version")]
+    pub(crate) protocol_version_max: u32,
     /// Limits and times of client connections.
     #[serde(default)]
     pub(crate) mqtt: MqttConfig,
     /// Limits and times towards the cluster.
     #[serde(default)]
     pub(crate) cluster: ClusterLimits,
+}
+
+fn newest_protocol_version() -> u32 {
+    PROTOCOL_VERSION
 }
 
 /// Limits and times of client connections.
@@ -78,6 +86,17 @@ pub(crate) struct MqttConfig {
     pub(crate) retry_ms: u64,
     /// Time that a closing client has to read what was sent to it, in ms.
     pub(crate) linger_ms: u64,
+    /// Time that a gateway that stops goes on accepting clients, not ready, in ms: load balancers need
+    /// a moment to see it.
+    pub(crate) drain_delay_ms: u64,
+    /// Time over which the connections of a gateway that stops are ended, in ms, so that not all
+    /// clients connect elsewhere at once.
+    pub(crate) drain_spread_ms: u64,
+    /// Time that one client of a gateway that stops has to acknowledge what it was sent, and its own
+    /// messages to be acknowledged, in ms.
+    pub(crate) drain_settle_ms: u64,
+    /// How long the wills of clients of a gateway that stops wait for them to come back, in s.
+    pub(crate) drain_will_grace_s: u32,
     /// Time that connections have to end when the gateway stops, in ms.
     pub(crate) drain_timeout_ms: u64,
     /// Accept clients without authentication. There is no other way yet.
@@ -105,6 +124,10 @@ impl Default for MqttConfig {
             commit_interval_ms: 1000,
             retry_ms: 100,
             linger_ms: 1000,
+            drain_delay_ms: 0,
+            drain_spread_ms: 2000,
+            drain_settle_ms: 1000,
+            drain_will_grace_s: 30,
             drain_timeout_ms: 10_000,
             allow_anonymous: true,
         }
@@ -162,6 +185,7 @@ impl Config {
             grpc_advertise: self.grpc_advertise.clone(),
             mqtt_address: self.mqtt_advertise.as_ref().unwrap_or(&self.mqtt_listen).clone(),
             meta: self.meta.clone(),
+            versions: Versions::up_to(self.protocol_version_max),
             batch_bytes_max: limits.batch_bytes_max,
             batches_in_flight_max: limits.batches_in_flight_max,
             shard_queue_bytes_max: limits.shard_queue_bytes_max,
@@ -184,6 +208,8 @@ impl Validate for Config {
         check_address("http_listen", &self.http_listen)?;
         check_addresses("meta", &self.meta)?;
         check_range("worker_threads", self.worker_threads, 0..=1024)?;
+        let versions = PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION;
+        check_range("protocol_version_max", self.protocol_version_max, versions)?;
         self.mqtt.validate()
     }
 }
@@ -209,6 +235,11 @@ impl Validate for MqttConfig {
         check_range("mqtt.operations_max", self.operations_max, 1..=1_000_000)?;
         check_range("mqtt.write_buffer_bytes_max", self.write_buffer_bytes_max, 1024..=1 << 30)?;
         check_range("mqtt.commit_interval_ms", self.commit_interval_ms, 10..=1000)?;
+        check_range("mqtt.drain_delay_ms", self.drain_delay_ms, 0..=600_000)?;
+        check_range("mqtt.drain_settle_ms", self.drain_settle_ms, 0..=60_000)?;
+        check_range("mqtt.drain_will_grace_s", self.drain_will_grace_s, 0..=300)?;
+        check_range("mqtt.drain_timeout_ms", self.drain_timeout_ms, 100..=600_000)?;
+        check_range("mqtt.drain_spread_ms", self.drain_spread_ms, 0..=self.drain_timeout_ms)?;
         if !self.allow_anonymous {
             return Err(Invalid::new("mqtt.allow_anonymous", self.allow_anonymous, "true"));
         }

@@ -1,9 +1,9 @@
 //! Accepts clients.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use holdfast_node_kit::shutdown::Shutdown;
 use tokio::net::TcpListener;
 
 use crate::connection::{self, Shared};
@@ -12,12 +12,17 @@ use crate::metrics;
 /// Pause after a failed accept: it mostly means that there are no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// Accepts connections until the gateway stops.
-pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, shutdown: Shutdown) {
+/// Accepts connections until `stop` is there.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    shared: Arc<Shared>,
+    stop: impl Future<Output = ()>,
+) {
+    let mut stop = pin!(stop);
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shutdown.wait() => return,
+            () = &mut stop => return,
         };
         match accepted {
             Ok((socket, _)) => {

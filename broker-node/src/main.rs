@@ -14,7 +14,7 @@ use std::time::Duration;
 use holdfast_node_kit::health::Health;
 use holdfast_node_kit::shutdown::Shutdown;
 use holdfast_node_kit::{config as files, http, net, runtime, telemetry};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::cluster::{Cluster, ClusterError};
 use crate::config::Config;
@@ -41,10 +41,15 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     };
     let shared = Shared::new(config.mqtt.clone(), &config.cluster, cluster.clone());
     tracing::info!(listen = %config.mqtt_listen, "serving MQTT");
-    listener::serve(mqtt_listener, shared.clone(), shutdown.clone()).await;
-    health.set_not_ready("stopping");
+    let stop = async {
+        shutdown.wait().await;
+        health.set_not_ready("stopping");
+        sleep(Duration::from_millis(config.mqtt.drain_delay_ms)).await;
+    };
+    listener::serve(mqtt_listener, shared.clone(), stop).await;
     let time = Duration::from_millis(config.mqtt.drain_timeout_ms);
-    if timeout(time, shared.registry.drain()).await.is_err() {
+    let spread = Duration::from_millis(config.mqtt.drain_spread_ms);
+    if timeout(time, shared.registry.drain(spread)).await.is_err() {
         tracing::warn!(left = shared.registry.len(), "connections did not end in time");
     }
     cluster.leave().await;

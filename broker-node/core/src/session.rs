@@ -174,11 +174,11 @@ impl Session {
     }
 
     /// Whether the client could be sent to another gateway now without being sent anything twice: it
-    /// has acknowledged what it was sent, and its publishes and releases are answered.
+    /// has acknowledged what it was sent, and its publishes, releases and subscriptions are answered.
     #[must_use]
     pub fn is_settled(&self) -> bool {
         let answered = self.undecided() == 0 && !self.receiving.is_releasing();
-        answered && !self.outbound.in_flight.is_with_client()
+        answered && self.operations.group.is_none() && !self.outbound.in_flight.is_with_client()
     }
 
     /// When [`Session::turn`] has to be called again if nothing comes, in ms.
@@ -266,6 +266,12 @@ impl Session {
         if let Some((token, commit)) = proposed {
             out.push(propose(token, Kind::CommitCursor(commit)));
         }
+    }
+
+    /// Largest packet that the client takes, in bytes.
+    #[must_use]
+    pub fn client_packet_bytes_max(&self) -> u32 {
+        self.limits.client_packet_bytes_max
     }
 
     /// Tenant of the session.

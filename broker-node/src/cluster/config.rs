@@ -1,5 +1,7 @@
 //! What the cluster side of a gateway needs to know, with its limits.
 
+use holdfast_proto::version::Versions;
+
 /// Configuration of the cluster side. The process's own config file is the connection side's matter;
 /// it fills this in.
 #[derive(Debug, Clone)]
@@ -14,6 +16,8 @@ pub(crate) struct ClusterConfig {
     pub(crate) mqtt_address: String,
     /// host:port of every metadata service.
     pub(crate) meta: Vec<String>,
+    /// Protocol versions that this gateway speaks to other processes.
+    pub(crate) versions: Versions,
     /// Largest batch that is sent to a shard, in bytes.
     pub(crate) batch_bytes_max: usize,
     /// Unanswered batches per shard.
@@ -50,6 +54,7 @@ impl Default for ClusterConfig {
             grpc_advertise: None,
             mqtt_address: String::new(),
             meta: Vec::new(),
+            versions: Versions::default(),
             batch_bytes_max: 1 << 20,
             batches_in_flight_max: 4,
             shard_queue_bytes_max: 32 << 20,

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_node_kit::grpc;
-use holdfast_proto::PROTOCOL_VERSION;
+use holdfast_node_kit::meta_addresses::MetaAddresses;
 use holdfast_proto::meta::meta_client::MetaClient;
 use holdfast_proto::meta::{GatewayReport, GatewayUpdate, Topology};
 use holdfast_proto::shard::GatewayRef;
+use holdfast_proto::version::Versions;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -23,6 +24,8 @@ use super::routes::{Routes, Turns};
 
 /// Pause before a service that refused us is asked again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+/// Hints that are followed without a pause: during an election they may lead in a circle.
+const HINTS_IN_A_ROW_MAX: u32 = 3;
 /// First pause after a lost stream.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Lease that is assumed until the topology names one.
@@ -35,6 +38,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) struct Control {
     config: ClusterConfig,
     me: GatewayRef,
+    /// Where the elected metadata service is.
+    addresses: Mutex<MetaAddresses>,
     /// Newest topology of a formed cluster.
     pub(crate) topology: watch::Sender<Option<Arc<Topology>>>,
     /// Which publishes are durable.
@@ -69,6 +74,7 @@ impl Control {
     #[must_use]
     pub(crate) fn new(config: ClusterConfig, me: GatewayRef) -> Arc<Control> {
         Arc::new(Control {
+            addresses: Mutex::new(MetaAddresses::new(config.meta.clone())),
             config,
             me,
             topology: watch::Sender::new(None),
@@ -83,10 +89,16 @@ impl Control {
     /// Keeps a stream to one of the services up, for ever.
     pub(crate) async fn run(self: Arc<Control>) {
         let mut pause = FIRST_PAUSE;
-        let mut at = 0;
+        let mut hints = 0;
         loop {
-            let address = &self.config.meta[at % self.config.meta.len()];
-            let end = self.stream(address, &mut pause).await;
+            let address = self.meta_addresses().current().to_owned();
+            let end = self.stream(&address, &mut pause).await;
+            if self.follow(&end) && hints < HINTS_IN_A_ROW_MAX {
+                hints += 1;
+                tracing::debug!(address, error = %end, "another metadata service is elected");
+                continue;
+            }
+            hints = 0;
             match &end {
                 StreamEnd::Left => {
                     self.left.notify_one();
@@ -109,8 +121,25 @@ impl Control {
                 return;
             }
             pause = (pause * 2).min(Duration::from_millis(self.config.reconnect_ms_max));
-            at += 1;
         }
+    }
+
+    /// Goes on to the next address. True: the service named the elected one.
+    fn follow(&self, end: &StreamEnd) -> bool {
+        let mut addresses = self.addresses.lock();
+        match end {
+            StreamEnd::Status(status) => addresses.refused(status),
+            StreamEnd::Left => false,
+            _ => {
+                addresses.failed();
+                false
+            }
+        }
+    }
+
+    /// The addresses of the metadata services, beginning with the one that was elected when last heard.
+    pub(crate) fn meta_addresses(&self) -> MetaAddresses {
+        self.addresses.lock().clone()
     }
 
     async fn pause_or_leave(&self, pause: Duration) -> bool {
@@ -202,14 +231,14 @@ impl Control {
         let acknowledged = self.acknowledged();
         let cluster_id = self.topology.borrow().as_ref().map(|t| t.cluster_id.clone());
         let report = GatewayReport {
-            protocol_version: PROTOCOL_VERSION,
+            protocol_version: self.config.versions.newest,
             cluster_id: cluster_id.unwrap_or_default(),
             gateway: Some(self.me.clone()),
             mqtt_address: self.config.mqtt_address.clone(),
             renewal: self.routes.write().renew(monotonic::now_ms()),
             acknowledged_version: acknowledged,
             leaving,
-            protocol_version_min: 0,
+            protocol_version_min: self.config.versions.oldest,
         };
         sender.send(report).await.map_err(|_| StreamEnd::Ended)?;
         Ok(acknowledged)
@@ -245,10 +274,9 @@ impl Control {
         if !topology.refused.is_empty() {
             return Err(StreamEnd::Refused(topology.refused.clone()));
         }
-        if topology.protocol_version != PROTOCOL_VERSION {
-            let version = topology.protocol_version;
-            return Err(StreamEnd::Refused(format!("it speaks protocol version {version}")));
-        }
+        let theirs = Versions::announced(topology.protocol_version, topology.protocol_version_min);
+        let common = self.config.versions.common(theirs);
+        common.map_err(|none| StreamEnd::Refused(none.to_string()))?;
         let known = self.topology.borrow();
         if let Some(known) = known.as_ref()
             && known.cluster_id != topology.cluster_id

@@ -58,8 +58,14 @@ impl Shared {
     async fn call_cover(&self, filters: Vec<Filter>) -> Answer {
         let request = CoverFiltersRequest { cluster_id: self.cluster_id.clone(), filters };
         let deadline = Duration::from_millis(self.config.subscribe_deadline_ms);
-        for address in &self.config.meta {
-            let Ok(mut client) = control::client(address).await else { continue };
+        let mut addresses = self.control.meta_addresses();
+        // Each once, and the elected one that they name.
+        for _ in 0..=self.config.meta.len() {
+            let address = addresses.current().to_owned();
+            let Ok(mut client) = control::client(&address).await else {
+                addresses.failed();
+                continue;
+            };
             let call = client.cover_filters(request.clone());
             match tokio::time::timeout(deadline, call).await {
                 Ok(Ok(_)) => return Ok(()),
@@ -67,9 +73,14 @@ impl Shared {
                     return Err(ClusterError::Refused { reason: status.message().to_owned() });
                 }
                 Ok(Err(status)) => {
-                    tracing::warn!(address, error = %status, "filters cannot be made durable");
+                    if !addresses.refused(&status) {
+                        tracing::warn!(address, error = %status, "filters cannot be made durable");
+                    }
                 }
-                Err(_) => tracing::warn!(address, "filters were not made durable in time"),
+                Err(_) => {
+                    addresses.failed();
+                    tracing::warn!(address, "filters were not made durable in time");
+                }
             }
         }
         Err(ClusterError::Unavailable { what: "the metadata service" })

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use holdfast_node_kit::grpc;
-use holdfast_proto::PROTOCOL_VERSION;
 use holdfast_proto::gateway::gateway_client::GatewayClient;
 use holdfast_proto::gateway::gateway_server::{Gateway, GatewayServer};
 use holdfast_proto::gateway::{ForwardBlock, ForwardInterest, TakeOverReply, TakeOverRequest};
 use holdfast_proto::record::Record;
 use holdfast_proto::storage::Filter;
+use holdfast_proto::version::Versions;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -55,12 +55,9 @@ impl Gateway for Service {
     ) -> Result<Response<Blocks>, Status> {
         let mut interest = request.into_inner();
         let hello = interest.message().await?.ok_or_else(|| Status::cancelled("no interest"))?;
-        if hello.protocol_version != PROTOCOL_VERSION {
-            let version = hello.protocol_version;
-            return Err(Status::failed_precondition(format!(
-                "this gateway speaks protocol version {PROTOCOL_VERSION}, not {version}"
-            )));
-        }
+        let theirs = Versions::announced(hello.protocol_version, hello.protocol_version_min);
+        let common = self.shared.config.versions.common(theirs);
+        common.map_err(|none| Status::failed_precondition(none.to_string()))?;
         self.shared.check_cluster(&hello.cluster_id)?;
         let (sender, receiver) = mpsc::channel(BLOCKS_IN_FLIGHT);
         tokio::spawn(serve_peer(self.shared.clone(), hello, interest, sender));
@@ -157,9 +154,11 @@ async fn listen_once(
     let (sender, receiver) = mpsc::unbounded_channel();
     shared.regular.listen(incarnation, sender);
     let (me, cluster_id) = (shared.me.clone(), shared.cluster_id.clone());
+    let versions = shared.config.versions;
     let interest =
         UnboundedReceiverStream::new(receiver).map(move |change: InterestChange| ForwardInterest {
-            protocol_version: PROTOCOL_VERSION,
+            protocol_version: versions.newest,
+            protocol_version_min: versions.oldest,
             cluster_id: cluster_id.clone(),
             gateway: Some(me.clone()),
             add: change.add,

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_node_kit::grpc;
-use holdfast_proto::PROTOCOL_VERSION;
 use holdfast_proto::ids::{Position, ShardId, SiteId};
 use holdfast_proto::placed::Placed;
 use holdfast_proto::record::Record;
@@ -14,6 +13,7 @@ use holdfast_proto::storage::gateway_frame::Frame;
 use holdfast_proto::storage::site_frame::Frame as Answer;
 use holdfast_proto::storage::storage_client::StorageClient;
 use holdfast_proto::storage::{GatewayFrame, GatewayHello, SiteFrame, SiteHello, TailBlock};
+use holdfast_proto::version::Versions;
 use parking_lot::RwLock;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -128,11 +128,12 @@ impl Drop for Up<'_> {
 impl Link {
     async fn run(&self, address: &str, pause: &mut Duration) -> Result<Infallible, LinkEnd> {
         let (sender, receiver) = unbounded_channel();
+        let versions = self.shared.config.versions;
         let hello = Frame::Hello(GatewayHello {
-            protocol_version: PROTOCOL_VERSION,
+            protocol_version: versions.newest,
             cluster_id: self.shared.cluster_id.clone(),
             gateway: Some(self.shared.me.clone()),
-            protocol_version_min: 0,
+            protocol_version_min: versions.oldest,
         });
         // The receiver is held below, so this cannot fail.
         let _ = sender.send(GatewayFrame { frame: Some(hello) });
@@ -143,11 +144,11 @@ impl Link {
         let answers =
             client.link(UnboundedReceiverStream::new(receiver)).await.map_err(Box::new)?;
         let mut answers = answers.into_inner();
-        match next(&mut answers).await?.frame {
+        let version = match next(&mut answers).await?.frame {
             Some(Answer::Hello(hello)) => self.check(&hello)?,
             _ => return Err(LinkEnd::Stranger("it sent no hello".to_owned())),
-        }
-        tracing::info!(site = %self.site, address, "link to site is up");
+        };
+        tracing::info!(site = %self.site, address, version, "link to site is up");
         *pause = FIRST_PAUSE;
         self.shared.links.set_up(self.site, sender.clone());
         let _up = Up { link: self, sender };
@@ -158,11 +159,14 @@ impl Link {
         }
     }
 
-    fn check(&self, hello: &SiteHello) -> Result<(), LinkEnd> {
+    /// Whether it is the site that is meant; returns the version of the protocol to be spoken with it.
+    fn check(&self, hello: &SiteHello) -> Result<u32, LinkEnd> {
         let stranger = |what: String| Err(LinkEnd::Stranger(what));
-        if hello.protocol_version != PROTOCOL_VERSION {
-            return stranger(format!("protocol version {}", hello.protocol_version));
-        }
+        let theirs = Versions::announced(hello.protocol_version, hello.protocol_version_min);
+        let version = match self.shared.config.versions.common(theirs) {
+            Ok(version) => version,
+            Err(none) => return stranger(none.to_string()),
+        };
         if hello.cluster_id != self.shared.cluster_id {
             return stranger(format!("cluster id {:?}", hello.cluster_id));
         }
@@ -175,7 +179,7 @@ impl Link {
         if hello.shards != u32::from(self.shared.shards) {
             return stranger(format!("{} shards", hello.shards));
         }
-        Ok(())
+        Ok(version)
     }
 }
 

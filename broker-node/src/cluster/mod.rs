@@ -27,13 +27,13 @@ mod telling;
 mod upkeep;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use holdfast_node_kit::health::Health;
 use holdfast_node_kit::shutdown::Shutdown;
 use holdfast_node_kit::{clock, net};
 use holdfast_proto::ids::{Incarnation, Namespace, Position, ShardId, SiteId, retained_shard};
-use holdfast_proto::meta::Topology;
+use holdfast_proto::meta::{Liveness, Topology};
 use holdfast_proto::shard::{Command, GatewayRef};
 use holdfast_proto::storage::ReadItem;
 use holdfast_proto::topic;
@@ -71,6 +71,8 @@ struct Shared {
     cluster_id: String,
     shards: u16,
     health: Health,
+    /// From then on this gateway is not ready, whatever the cluster's state.
+    shutdown: Shutdown,
     control: Arc<Control>,
     links: Links,
     leaders: Mutex<Leaders>,
@@ -85,6 +87,8 @@ struct Shared {
     owners: Owners<Arc<Inbox>>,
     channels: Channels,
     covers: Covers,
+    /// Counts the clients that were sent to another gateway.
+    sent_elsewhere: AtomicUsize,
 }
 
 /// What a shard's time is ahead of local monotonic time, in ms.
@@ -141,7 +145,7 @@ impl Cluster {
         let (shards, gateway) = (topology.shards, me.incarnation);
         health.set_not_ready("waiting for the leaders of all shards");
         tracing::info!(cluster_id, shards, gateway = %Incarnation(gateway), "joined the cluster");
-        let shared = Arc::new(Shared::new(config, me, &topology, control, health));
+        let shared = Arc::new(Shared::new(config, me, &topology, control, health, shutdown));
         tokio::spawn(forward::serve(shared.clone(), listener));
         tokio::spawn(cover::run(shared.clone()));
         tokio::spawn(upkeep::follow_topology(shared.clone()));
@@ -153,6 +157,23 @@ impl Cluster {
     /// Tells the metadata service that this gateway is gone. Call it last.
     pub(crate) async fn leave(&self) {
         self.shared.control.leave().await;
+    }
+
+    /// Where a client may go instead, `host:port`: another live gateway, each in turn.
+    pub(crate) fn another_gateway(&self) -> Option<String> {
+        let shared = &self.shared;
+        let topology = shared.control.topology.borrow();
+        let others: Vec<&str> = topology
+            .iter()
+            .flat_map(|topology| &topology.gateways)
+            .filter(|known| known.liveness() == Liveness::Up && !known.mqtt_address.is_empty())
+            .filter(|known| {
+                known.gateway.as_ref().is_some_and(|of| of.incarnation != shared.me.incarnation)
+            })
+            .map(|known| known.mqtt_address.as_str())
+            .collect();
+        let turn = shared.sent_elsewhere.fetch_add(1, Ordering::Relaxed);
+        others.get(turn.checked_rem(others.len())?).map(|address| (*address).to_owned())
     }
 
     /// How many shards the cluster was born with.
@@ -248,6 +269,7 @@ impl Shared {
         topology: &Topology,
         control: Arc<Control>,
         health: Health,
+        shutdown: Shutdown,
     ) -> Shared {
         let shards = u16::try_from(topology.shards).unwrap_or(u16::MAX);
         let limits = AppendLimits {
@@ -278,6 +300,8 @@ impl Shared {
             owners: Owners::default(),
             channels: Channels::default(),
             covers: Covers::default(),
+            sent_elsewhere: AtomicUsize::new(0),
+            shutdown,
             me,
             config,
         }

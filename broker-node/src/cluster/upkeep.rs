@@ -169,7 +169,7 @@ impl Shared {
             let leader = self.leaders.lock().get(*shard);
             !leader.is_some_and(|site| self.links.is_up(site))
         });
-        if lacking.is_none() == *was_ready {
+        if lacking.is_none() == *was_ready || self.shutdown.is_triggered() {
             return;
         }
         *was_ready = lacking.is_none();

@@ -60,13 +60,43 @@ pub(crate) fn connack_refused_v3(out: &mut BytesMut, code: u8) {
     out.put_slice(&[0x20, 2, 0, code]);
 }
 
-/// Writes a DISCONNECT, or before an accepting CONNACK a refusing CONNACK, of MQTT 5.
-pub(crate) fn encode_disconnect(out: &mut BytesMut, code: u8, is_connected: bool) {
-    if is_connected {
+/// Writes a DISCONNECT of MQTT 5. The server reference is left out if the packet would be larger than
+/// the client takes.
+pub(crate) fn encode_disconnect(
+    out: &mut BytesMut,
+    code: u8,
+    server_reference: Option<&str>,
+    packet_bytes_max: u32,
+) {
+    let properties = server_reference.map(server_reference_property).unwrap_or_default();
+    let remaining = 1 + varint_bytes(properties.len()) + properties.len();
+    if 1 + varint_bytes(remaining) + remaining > packet_bytes_max as usize {
         out.put_slice(&[0xE0, 2, code, 0]);
-    } else {
-        out.put_slice(&[0x20, 3, 0, code, 0]);
+        return;
     }
+    out.put_u8(0xE0);
+    put_varint(out, remaining);
+    out.put_u8(code);
+    put_varint(out, properties.len());
+    out.put_slice(&properties);
+}
+
+/// Writes a refusing CONNACK of MQTT 5.
+pub(crate) fn connack_refused_v5(out: &mut BytesMut, code: u8, server_reference: Option<&str>) {
+    let properties = server_reference.map(server_reference_property).unwrap_or_default();
+    out.put_u8(0x20);
+    put_varint(out, 2 + varint_bytes(properties.len()) + properties.len());
+    out.put_slice(&[0, code]);
+    put_varint(out, properties.len());
+    out.put_slice(&properties);
+}
+
+fn server_reference_property(reference: &str) -> BytesMut {
+    let mut property = BytesMut::with_capacity(3 + reference.len());
+    property.put_u8(property::SERVER_REFERENCE);
+    property.put_u16(reference.len() as u16);
+    property.put_slice(reference.as_bytes());
+    property
 }
 
 /// Writes the packet of an effect that sends one; others write nothing and give `false`.

@@ -14,7 +14,8 @@ use thiserror::Error;
 
 pub(crate) use connect::{Connect, ConnectError, Will, decode_connect};
 pub(crate) use encode::{
-    Connack, connack_refused_v3, encode_connack, encode_disconnect, encode_effect,
+    Connack, connack_refused_v3, connack_refused_v5, encode_connack, encode_disconnect,
+    encode_effect,
 };
 pub(crate) use frame::{Frame, next_frame};
 pub(crate) use packet::{Packet, decode};
@@ -83,6 +84,7 @@ mod property {
     pub(super) const REQUEST_PROBLEM: u8 = 0x17;
     pub(super) const WILL_DELAY: u8 = 0x18;
     pub(super) const REQUEST_RESPONSE: u8 = 0x19;
+    pub(super) const SERVER_REFERENCE: u8 = 0x1C;
     pub(super) const REASON_STRING: u8 = 0x1F;
     pub(super) const RECEIVE_MAXIMUM: u8 = 0x21;
     pub(super) const TOPIC_ALIAS_MAXIMUM: u8 = 0x22;

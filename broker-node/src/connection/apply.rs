@@ -41,6 +41,10 @@ impl<T: Transport> Live<T> {
                     Err(close) => break Err(close.into()),
                 }
             };
+            if self.drain_until_ms.is_some() && publish.qos > 0 {
+                // Without an acknowledgement the client publishes it again, at another gateway.
+                continue;
+            }
             let routing = match self.session.publish(&publish, effects) {
                 Ok(Some(routing)) => routing,
                 Ok(None) => continue,
@@ -177,7 +181,8 @@ impl<T: Transport> Live<T> {
                 return Err(Close { reason: reason::TAKEN_OVER, cause: "taken over" });
             }
             Event::Drain => {
-                return Err(Close { reason: reason::SHUTTING_DOWN, cause: "gateway stops" });
+                let settle_ms = self.shared.config.drain_settle_ms;
+                self.drain_until_ms.get_or_insert(now_ms + settle_ms);
             }
         }
         Ok(())

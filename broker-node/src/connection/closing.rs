@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use holdfast_proto::shard::{CommitCursor, command};
-use holdfast_session::{Effect, Protocol, Session, reason};
+use holdfast_session::{Close, Effect, Protocol, Session, reason};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -45,29 +45,48 @@ pub(super) async fn close<T: Transport>(mut live: Box<Live<T>>, end: End) {
         }
         live.shared.cluster.propose(live.home, command, LAST_TOKEN, &live.inbox);
     }
-    if let Some(close) = end.close
-        && live.protocol == Protocol::V5
-        && close.reason != reason::SUCCESS
-    {
-        encode_disconnect(&mut live.output, close.reason, true);
+    let is_drained = end.close.is_some_and(|close| close.reason == reason::USE_ANOTHER_SERVER);
+    let inbox = live.inbox.clone();
+    let mut left = Box::pin(async move {
+        if let Some(commit) = last {
+            wait_until_left(&inbox, commit).await;
+        }
+    });
+    // A client that is sent elsewhere claims its session there at once: it is to find all that it has
+    // acknowledged.
+    let settle_time = Duration::from_millis(live.shared.config.drain_settle_ms);
+    let has_left = is_drained && timeout(settle_time, &mut left).await.is_ok();
+    if let Some(close) = end.close {
+        say_why(&mut live, close);
     }
     let linger_time = Duration::from_millis(live.shared.config.linger_ms);
-    let Live { io, output, inbox, shared, .. } = &mut *live;
+    let wait_time = Duration::from_millis(live.shared.leave_timeout_ms);
+    let Live { io, output, .. } = &mut *live;
     let goodbye = timeout(linger_time, async {
         if io.write_all(output).await.is_ok() {
             linger(io).await;
         }
     });
-    let wait_time = Duration::from_millis(shared.leave_timeout_ms);
-    let left = timeout(wait_time, async {
-        if let Some(commit) = last {
-            wait_until_left(inbox, commit).await;
-        }
-    });
-    let (_, left) = tokio::join!(goodbye, left);
-    if left.is_err() {
+    let left = async { has_left || timeout(wait_time, left).await.is_ok() };
+    let (_, has_left) = tokio::join!(goodbye, left);
+    if !has_left {
         tracing::warn!("a session's last commit was not confirmed");
     }
+}
+
+/// Tells an MQTT 5 client why it is closed, and where to go if this gateway stops.
+fn say_why<T: Transport>(live: &mut Live<T>, close: Close) {
+    if live.protocol != Protocol::V5 || close.reason == reason::SUCCESS {
+        return;
+    }
+    let is_drained = close.reason == reason::USE_ANOTHER_SERVER;
+    let other = is_drained.then(|| live.shared.cluster.another_gateway()).flatten();
+    let code = match is_drained && other.is_none() {
+        true => reason::SHUTTING_DOWN,
+        false => close.reason,
+    };
+    let bytes_max = live.session.client_packet_bytes_max();
+    encode_disconnect(&mut live.output, code, other.as_deref(), bytes_max);
 }
 
 /// Takes what has come so far, sending nothing more.

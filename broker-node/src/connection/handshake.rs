@@ -12,14 +12,14 @@ use holdfast_session::{Effect, Limits, Opening, Protocol, Session, reason};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::closing::linger;
 use super::live::Live;
 use super::{Shared, Transport};
 use crate::cluster::Claimed;
 use crate::codec::{
-    self, Connack, Connect, ConnectError, connack_refused_v3, encode_connack, encode_disconnect,
+    self, Connack, Connect, ConnectError, connack_refused_v3, connack_refused_v5, encode_connack,
 };
 use crate::inbox::Inbox;
 use crate::metrics;
@@ -28,6 +28,8 @@ use crate::metrics;
 const READ_BYTES: usize = 512;
 /// First byte of a CONNECT.
 const CONNECT: u8 = 0x10;
+/// Return code of MQTT 3.1.1: server unavailable.
+const UNAVAILABLE_V3: u8 = 0x03;
 /// The tenant of everybody, until there is authentication.
 const NAMESPACE: Namespace = Namespace(0);
 
@@ -37,6 +39,8 @@ enum Refusal {
     Silent(&'static str),
     /// CONNACK with this code (MQTT 3.1.1 has few).
     Code(Protocol, u8, &'static str),
+    /// The gateway stops: another one serves the client.
+    Elsewhere(Protocol),
 }
 
 /// Reads CONNECT, claims the session and accepts the client. `None`: it was refused or gave up.
@@ -47,14 +51,15 @@ pub(super) async fn open<T: Transport>(
 ) -> Option<Box<Live<T>>> {
     let mut input = BytesMut::new();
     let time = Duration::from_millis(shared.config.connect_timeout_ms);
-    let read = timeout(time, read_connect(&mut io, &mut input, &shared)).await;
-    let accepted = match read {
-        Err(_) => Err(Refusal::Silent("connect_timeout")),
-        Ok(Err(refusal)) => Err(refusal),
-        Ok(Ok(connect)) => match check(&connect) {
-            Ok(()) => claim(connect, &shared, &inbox).await,
-            Err(refusal) => Err(refusal),
-        },
+    let read = tokio::select! {
+        read = timeout(time, read_connect(&mut io, &mut input, &shared)) => {
+            read.unwrap_or(Err(Refusal::Silent("connect_timeout")))
+        }
+        () = drained(&inbox, &shared) => Err(Refusal::Silent("stopping")),
+    };
+    let accepted = match read.and_then(|connect| check(connect, &shared)) {
+        Ok(connect) => claim(connect, &shared, &inbox).await,
+        Err(refusal) => Err(refusal),
     };
     match accepted {
         Ok((accepted, claimed)) => Some(live(io, input, shared, inbox, accepted, claimed)),
@@ -63,6 +68,13 @@ pub(super) async fn open<T: Transport>(
             None
         }
     }
+}
+
+/// The gateway stops, and the client had some time to finish its CONNECT.
+async fn drained(inbox: &Inbox, shared: &Shared) {
+    // Before the claim nothing else is posted.
+    inbox.ready().await;
+    sleep(Duration::from_millis(shared.config.drain_settle_ms)).await;
 }
 
 async fn read_connect<T: Transport>(
@@ -106,7 +118,10 @@ fn refusal_of(error: ConnectError) -> Refusal {
     }
 }
 
-fn check(connect: &Connect) -> Result<(), Refusal> {
+fn check(connect: Connect, shared: &Shared) -> Result<Connect, Refusal> {
+    if shared.registry.is_draining() {
+        return Err(Refusal::Elsewhere(connect.protocol));
+    }
     if connect.has_auth_method {
         let code = reason::BAD_AUTHENTICATION;
         return Err(Refusal::Code(Protocol::V5, code, "authentication_method"));
@@ -115,7 +130,7 @@ fn check(connect: &Connect) -> Result<(), Refusal> {
     if connect.client_id.is_empty() && must_have_id {
         return Err(Refusal::Code(Protocol::V3, 0x02, "client_id"));
     }
-    Ok(())
+    Ok(connect)
 }
 
 /// What was agreed on.
@@ -160,7 +175,7 @@ async fn claim(
         Err(error) => {
             tracing::warn!(%error, "session cannot be claimed");
             let code = match connect.protocol {
-                Protocol::V3 => 0x03,
+                Protocol::V3 => UNAVAILABLE_V3,
                 Protocol::V5 => reason::UNAVAILABLE,
             };
             Err(Refusal::Code(connect.protocol, code, "claim"))
@@ -250,6 +265,7 @@ fn live<T: Transport>(
         congestion: None,
         timer: None,
         armed_ms: None,
+        drain_until_ms: None,
         taken_over: None,
         shared,
     });
@@ -312,7 +328,17 @@ async fn refuse<T: Transport>(mut io: T, refusal: Refusal, shared: &Shared) {
             metrics::refused(cause);
             match protocol {
                 Protocol::V3 => connack_refused_v3(&mut out, code),
-                Protocol::V5 => encode_disconnect(&mut out, code, false),
+                Protocol::V5 => connack_refused_v5(&mut out, code, None),
+            }
+        }
+        Refusal::Elsewhere(protocol) => {
+            metrics::refused("stopping");
+            match (protocol, shared.cluster.another_gateway().as_deref()) {
+                (Protocol::V3, _) => connack_refused_v3(&mut out, UNAVAILABLE_V3),
+                (Protocol::V5, None) => connack_refused_v5(&mut out, reason::UNAVAILABLE, None),
+                (Protocol::V5, other) => {
+                    connack_refused_v5(&mut out, reason::USE_ANOTHER_SERVER, other);
+                }
             }
         }
     }

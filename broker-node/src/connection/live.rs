@@ -51,6 +51,8 @@ pub(super) struct Live<T> {
     pub(super) last_received_ms: u64,
     pub(super) timer: Option<Pin<Box<Sleep>>>,
     pub(super) armed_ms: Option<u64>,
+    /// The gateway stops: when the connection ends at the latest.
+    pub(super) drain_until_ms: Option<u64>,
     pub(super) taken_over: Option<oneshot::Sender<Option<CommitCursor>>>,
 }
 
@@ -166,15 +168,39 @@ impl<T: Transport> Live<T> {
         }
         for _ in 0..ROUNDS_MAX {
             if !self.round(now_ms, scratch)? {
+                self.check_drained(now_ms)?;
                 return Ok(false);
             }
         }
+        self.check_drained(now_ms)?;
         Ok(true)
+    }
+
+    /// Ends a connection that is to be ended once the client has nothing to expect from it, or in the end.
+    fn check_drained(&self, now_ms: u64) -> Result<(), End> {
+        let Some(until_ms) = self.drain_until_ms else { return Ok(()) };
+        let all_sent = self.session.is_durable() || self.session.unsent() == 0;
+        let is_settled = all_sent && self.output.is_empty() && self.session.is_settled();
+        if now_ms < until_ms && !is_settled {
+            return Ok(());
+        }
+        let close = Close { reason: reason::USE_ANOTHER_SERVER, cause: "gateway stops" };
+        let mut end = End::from(close);
+        end.leave.will_grace_s = self.shared.config.drain_will_grace_s;
+        Err(end)
+    }
+
+    /// Nothing more of the log is sent: the session goes on elsewhere.
+    fn is_handed_over(&self) -> bool {
+        self.drain_until_ms.is_some() && self.session.is_durable()
     }
 
     /// Lets the session work, runs its effects and writes. Returns whether there is more to do.
     fn round(&mut self, now_ms: u64, scratch: &mut Scratch) -> Result<bool, End> {
-        let room = self.shared.config.write_buffer_bytes_max.saturating_sub(self.output.len());
+        let room = match self.is_handed_over() {
+            true => 0,
+            false => self.shared.config.write_buffer_bytes_max.saturating_sub(self.output.len()),
+        };
         let cluster = &self.shared.cluster;
         let mut turn =
             Turn { now_ms, shard_time_ms: &|shard| cluster.shard_time_ms(shard), room_bytes: room };
@@ -186,7 +212,8 @@ impl<T: Transport> Live<T> {
             return Ok(again);
         }
         let moved = self.session.flushed();
-        Ok(again || moved || self.session.is_short_of_room())
+        let waits_for_room = self.session.is_short_of_room() && !self.is_handed_over();
+        Ok(again || moved || waits_for_room)
     }
 
     /// Takes the packets that are whole; keeps the rest for later.
@@ -293,9 +320,8 @@ impl<T: Transport> Live<T> {
     fn poll_timer(&mut self, context: &mut Context<'_>) -> bool {
         let silence =
             (self.silence_ms_max > 0).then(|| self.last_received_ms + self.silence_ms_max);
-        let Some(wanted) = [silence, self.session.deadline_ms()].into_iter().flatten().min() else {
-            return false;
-        };
+        let deadlines = [silence, self.session.deadline_ms(), self.drain_until_ms];
+        let Some(wanted) = deadlines.into_iter().flatten().min() else { return false };
         let at = self.shared.clock.at(wanted);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
         // A timer that is armed for earlier fires early and is armed again: cheaper than moving it.

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
 use crate::inbox::{Event, Inbox};
@@ -50,20 +52,29 @@ impl Registry {
         Some(Entry { shared: shared.clone(), number })
     }
 
-    /// Tells every connection to end, and waits until all have.
-    pub(crate) async fn drain(&self) {
-        let emptied = self.emptied.notified();
-        {
+    /// Tells one connection after the other to end, all of them over `spread`, and waits until they
+    /// have.
+    pub(crate) async fn drain(&self, spread: Duration) {
+        let inboxes: Vec<Arc<Inbox>> = {
             let mut entries = self.entries.lock();
             entries.is_draining = true;
-            if entries.inboxes.is_empty() {
-                return;
-            }
-            for inbox in entries.inboxes.values() {
-                inbox.post(Event::Drain);
-            }
+            entries.inboxes.values().cloned().collect()
+        };
+        if inboxes.is_empty() {
+            return;
         }
-        emptied.await;
+        let start = Instant::now();
+        let pause = spread / u32::try_from(inboxes.len()).unwrap_or(u32::MAX);
+        for (number, inbox) in (0..).zip(&inboxes) {
+            sleep_until(start + pause * number).await;
+            inbox.post(Event::Drain);
+        }
+        self.emptied.notified().await;
+    }
+
+    /// Whether connections are being ended.
+    pub(super) fn is_draining(&self) -> bool {
+        self.entries.lock().is_draining
     }
 
     /// How many connections there are.
