@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use serde::Serialize;
+
 /// Prints one line to stdout.
 pub(crate) fn line(text: impl Display) {
     let mut out = io::stdout().lock();
@@ -13,6 +15,24 @@ pub(crate) fn line(text: impl Display) {
 /// Prints an error to stderr.
 pub(crate) fn error(text: impl Display) {
     let _ = writeln!(io::stderr().lock(), "holdfast: {text}");
+}
+
+/// Prints one line of JSON to stdout.
+pub(crate) fn json(value: &impl Serialize) {
+    // What we print consists of strings, numbers and lists, which always have a JSON form.
+    line(serde_json::to_string(value).unwrap_or_default());
+}
+
+/// Bytes for a human.
+pub(crate) fn size(bytes: u64) -> String {
+    let mut units = ["KiB", "MiB", "GiB", "TiB"].into_iter();
+    let (mut whole, mut rest, mut unit) = (bytes, 0, "B");
+    while whole >= 1024
+        && let Some(next) = units.next()
+    {
+        (whole, rest, unit) = (whole / 1024, whole % 1024, next);
+    }
+    if unit == "B" { format!("{whole} B") } else { format!("{whole}.{} {unit}", rest * 10 / 1024) }
 }
 
 /// Rows in columns as wide as their widest cell.
@@ -33,6 +53,12 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        let sizes = [0, 1023, 1024, 1536, 5 << 20, 3 << 40].map(size);
+        assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 MiB", "3.0 TiB"]);
+    }
 
     #[test]
     fn columns_line_up() {

@@ -3,9 +3,12 @@
 //! ```text
 //! ports.json          what runs and on which ports (plan.rs)
 //! supervisor.pid      locked by the running `holdfast up`, with its pid
+//! sites.json          the storage nodes' sites as of the last look (sites.rs)
+//! scale.json          what `holdfast scale` asks the supervisor for, and the answer (scale.rs)
+//! scale.answer.json
 //! config/NAME.toml    written at each start; a process is known by this path in its command line
 //! logs/NAME.log       stderr of the process, the former part in NAME.log.1
-//! NAME/               data of meta and storage processes
+//! NAME/               data of etcd, meta and storage processes
 //! ```
 
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -54,6 +57,21 @@ impl DataDir {
     /// The remembered plan.
     pub(crate) fn ports(&self) -> PathBuf {
         self.root.join(PORTS_FILE)
+    }
+
+    /// What the storage nodes' sites were as of the last look.
+    pub(crate) fn sites(&self) -> PathBuf {
+        self.root.join("sites.json")
+    }
+
+    /// What the supervisor is asked for.
+    pub(crate) fn scale_request(&self) -> PathBuf {
+        self.root.join("scale.json")
+    }
+
+    /// What it answers.
+    pub(crate) fn scale_answer(&self) -> PathBuf {
+        self.root.join("scale.answer.json")
     }
 
     /// Config of one process.
@@ -116,10 +134,13 @@ impl DataDir {
             remove(&self.root.join(folder))?;
             fs::create_dir_all(self.root.join(folder))?;
         }
-        match fs::remove_file(self.ports()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        for file in [self.sites(), self.scale_request(), self.scale_answer(), self.ports()] {
+            match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
+        Ok(())
     }
 
     fn supervisor(&self) -> PathBuf {

@@ -10,8 +10,8 @@ use crate::plan::{Plan, PlanError};
 use crate::process::{self, Signal};
 use crate::{DataArgs, console};
 
-/// The supervisor gives each of three roles 10 s before it kills.
-const SUPERVISOR_TIMEOUT: Duration = Duration::from_secs(40);
+/// The supervisor gives each of four roles 20 s before it kills.
+const SUPERVISOR_TIMEOUT: Duration = Duration::from_secs(90);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The cluster cannot be stopped.

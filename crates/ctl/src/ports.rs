@@ -29,6 +29,11 @@ impl Ports {
         is_free(port) && self.given.insert(port)
     }
 
+    /// Takes `port`, which a process of ours uses.
+    pub(crate) fn reserve(&mut self, port: u16) {
+        self.given.insert(port);
+    }
+
     /// Takes the next free port; none if all are taken.
     pub(crate) fn take_any(&mut self) -> Option<u16> {
         for _ in FIRST..=LAST {

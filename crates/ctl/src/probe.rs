@@ -6,6 +6,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::plan::Member;
+use crate::role::Role;
+
 /// A process that takes longer to answer is not well.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 const ANSWER_BYTES_MAX: u64 = 4096;
@@ -17,26 +20,35 @@ pub(crate) enum Readiness {
     Ready,
     /// It cannot, and why.
     NotReady(String),
+    /// It says nothing.
+    Silent(String),
 }
 
-/// Asks `/health/ready` at `address`.
-pub(crate) async fn readiness(address: &str) -> Readiness {
-    match timeout(ANSWER_TIMEOUT, ask(address)).await {
+/// Asks a process for its health.
+pub(crate) async fn readiness(member: &Member) -> Readiness {
+    match timeout(ANSWER_TIMEOUT, ask(&member.http, health_path(member.role))).await {
         Ok(Ok(answer)) => parse(&answer),
-        Ok(Err(_)) => Readiness::NotReady("no answer".to_owned()),
-        Err(_) => Readiness::NotReady("no answer within 1 s".to_owned()),
+        Ok(Err(_)) => Readiness::Silent("no answer".to_owned()),
+        Err(_) => Readiness::Silent("no answer within 1 s".to_owned()),
     }
 }
 
-/// Whether the process answers at all at `address`.
-pub(crate) async fn is_live(address: &str) -> bool {
-    matches!(timeout(ANSWER_TIMEOUT, ask(address)).await, Ok(Ok(_)))
+fn health_path(role: Role) -> &'static str {
+    match role {
+        // Whether it has a leader and a majority confirms a read.
+        Role::Etcd => "/health",
+        Role::Meta | Role::Storage | Role::Gateway => "/health/ready",
+    }
 }
 
-async fn ask(address: &str) -> std::io::Result<String> {
+/// Whether a process answers at all.
+pub(crate) async fn is_live(member: &Member) -> bool {
+    matches!(timeout(ANSWER_TIMEOUT, ask(&member.http, health_path(member.role))).await, Ok(Ok(_)))
+}
+
+async fn ask(address: &str, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    let request =
-        format!("GET /health/ready HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer).await?;
@@ -68,7 +80,17 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_there_is_not_ready() {
-        assert!(matches!(readiness("127.0.0.1:1").await, Readiness::NotReady(_)));
-        assert!(!is_live("127.0.0.1:1").await);
+        let nowhere = "127.0.0.1:1".to_owned();
+        let member = Member {
+            role: Role::Etcd,
+            name: "etcd-1".to_owned(),
+            grpc: nowhere.clone(),
+            http: nowhere,
+            mqtt: None,
+            peer: None,
+            zone: None,
+        };
+        assert!(matches!(readiness(&member).await, Readiness::Silent(_)));
+        assert!(!is_live(&member).await);
     }
 }

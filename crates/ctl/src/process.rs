@@ -15,10 +15,11 @@ use tokio::time::{Instant, sleep};
 
 use crate::data_dir::DataDir;
 use crate::plan::Member;
+use crate::programs::{Programs, is_program_of};
 use crate::role::Role;
 
 /// How long a process may take to end after SIGTERM before it is killed.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// A signal that stops a process.
@@ -32,10 +33,10 @@ pub(crate) enum Signal {
 
 /// Starts the program of `member` in a process group of its own, so that Ctrl-C in a terminal
 /// reaches the supervisor alone.
-pub(crate) fn spawn(member: &Member, dir: &DataDir, programs: &Path) -> io::Result<Child> {
+pub(crate) fn spawn(member: &Member, dir: &DataDir, programs: &Programs) -> io::Result<Child> {
     let log = dir.open_log(&member.name)?;
-    Command::new(programs.join(member.role.binary()))
-        .arg("--config")
+    Command::new(programs.of(member.role))
+        .arg(member.role.config_option())
         .arg(dir.config(&member.name))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
@@ -61,10 +62,10 @@ pub(crate) fn running(members: &[Member], dir: &DataDir) -> BTreeMap<String, u32
 fn runs(command_line: &[u8], member: &Member, dir: &DataDir) -> bool {
     let config = dir.config(&member.name);
     let mut args = command_line.split(|byte| *byte == 0);
-    let is_program = args.next().is_some_and(|program| {
-        Path::new(OsStr::from_bytes(program)).file_name() == Some(OsStr::new(member.role.binary()))
-    });
-    is_program && args.any(|arg| arg == config.as_os_str().as_bytes())
+    let program = args.next().map(|program| Path::new(OsStr::from_bytes(program)));
+    program.is_some_and(|program| is_program_of(program, member.role))
+        && args.next() == Some(member.role.config_option().as_bytes())
+        && args.next() == Some(config.as_os_str().as_bytes())
 }
 
 fn all_pids() -> impl Iterator<Item = u32> {
@@ -85,7 +86,7 @@ pub(crate) fn send(pid: u32, signal: Signal) {
     }
 }
 
-/// Stops gateways, then storage, then meta: each role has time to finish what the former left.
+/// Stops gateways, then storage, meta and etcd: each role has time to finish what the former left.
 /// `reap` is called while waiting, to collect children that ended. Returns the names of those that
 /// had to be killed.
 pub(crate) async fn stop_all(
@@ -125,13 +126,14 @@ pub(crate) async fn stop_all(
 mod tests {
     use super::*;
     use crate::plan::{Plan, Wish};
+    use crate::sites::Sites;
 
     #[test]
     fn a_process_is_known_by_program_and_config() {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = DataDir::create(folder.path()).expect("created");
         let wish = Wish { mqtt_port: Some(0), ..Wish::default() };
-        let plan = Plan::lay_out(None, &wish, &dir).expect("laid out");
+        let plan = Plan::lay_out(None, &wish, &Sites::default(), &dir).expect("laid out");
         let member = &plan.members()[0];
         let config = dir.config("meta-1").to_string_lossy().into_owned();
         let line = |program: &str| format!("{program}\0--config\0{config}\0").into_bytes();

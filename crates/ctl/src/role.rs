@@ -1,13 +1,13 @@
 //! The kinds of processes of a cluster.
 
-use std::str::FromStr;
-
 use serde::Serialize;
 
 /// What a process does. Ordered as they are started; they are stopped the other way round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Role {
+    /// Store of the control plane, unless that is embedded in it. Not a program of ours.
+    Etcd,
     /// Control plane.
     Meta,
     /// Data plane.
@@ -18,11 +18,12 @@ pub(crate) enum Role {
 
 impl Role {
     /// In the order of a start.
-    pub(crate) const ALL: [Role; 3] = [Role::Meta, Role::Storage, Role::Gateway];
+    pub(crate) const ALL: [Role; 4] = [Role::Etcd, Role::Meta, Role::Storage, Role::Gateway];
 
     /// As in process names, JSON and `--set`.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Role::Etcd => "etcd",
             Role::Meta => "meta",
             Role::Storage => "storage",
             Role::Gateway => "gateway",
@@ -32,9 +33,18 @@ impl Role {
     /// File name of its program.
     pub(crate) fn binary(self) -> &'static str {
         match self {
+            Role::Etcd => "etcd",
             Role::Meta => "meta-service",
             Role::Storage => "storage-node",
             Role::Gateway => "broker-node",
+        }
+    }
+
+    /// Option of its program that names the config file.
+    pub(crate) fn config_option(self) -> &'static str {
+        match self {
+            Role::Etcd => "--config-file",
+            Role::Meta | Role::Storage | Role::Gateway => "--config",
         }
     }
 
@@ -42,15 +52,9 @@ impl Role {
     pub(crate) fn has_data(self) -> bool {
         self != Role::Gateway
     }
-}
 
-impl FromStr for Role {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Role, String> {
-        Role::ALL
-            .into_iter()
-            .find(|role| role.name() == name)
-            .ok_or_else(|| format!("role {name:?} is not allowed: meta, storage or gateway"))
+    /// By its name.
+    pub(crate) fn named(name: &str) -> Option<Role> {
+        Role::ALL.into_iter().find(|role| role.name() == name)
     }
 }

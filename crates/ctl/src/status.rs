@@ -1,7 +1,9 @@
 //! `holdfast status`: which processes run, and whether a durable publish would be acknowledged now.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
+use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::console;
@@ -10,14 +12,19 @@ use crate::plan::{Member, Plan, PlanError};
 use crate::probe::{self, Readiness};
 use crate::process;
 use crate::role::Role;
+use crate::sites::Sites;
+use crate::steering::Steering;
 
-/// The status of a cluster. Its JSON form is for scripts and stays as it is.
+/// The status of a cluster. Its JSON form is for scripts: fields are added, none is changed.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Status {
     /// A durable publish would be acknowledged now, at every gateway.
     pub(crate) ready: bool,
     /// In the order of a start.
     pub(crate) processes: Vec<ProcessStatus>,
+    /// As the elected meta-service tells; none if it does not answer.
+    #[serde(skip)]
+    pub(crate) sites: Option<Sites>,
 }
 
 /// The status of one process.
@@ -34,6 +41,12 @@ pub(crate) struct ProcessStatus {
     grpc: String,
     metrics: String,
     data: Option<String>,
+    /// Whether a meta-service is the elected one.
+    elected: Option<bool>,
+    /// Site of a storage node, in hexadecimal.
+    site: Option<String>,
+    /// active, draining, drained or lost.
+    site_state: Option<String>,
     /// Why it is not ready.
     #[serde(skip)]
     pub(crate) reason: Option<String>,
@@ -64,17 +77,33 @@ impl Status {
     pub(crate) async fn of(plan: &Plan, dir: &DataDir) -> Status {
         let members = plan.members();
         let pids = process::running(&members, dir);
-        let mut processes = Vec::with_capacity(members.len());
-        for member in members {
-            let pid = pids.get(&member.name).copied();
-            let readiness = match pid {
-                Some(_) => probe::readiness(&member.http).await,
-                None => Readiness::NotReady("not running".to_owned()),
-            };
-            processes.push(ProcessStatus::new(member, pid, readiness, dir));
-        }
+        let readiness = join_all(members.iter().map(|member| async {
+            match pids.contains_key(&member.name) {
+                true => probe::readiness(member).await,
+                false => Readiness::Silent("not running".to_owned()),
+            }
+        }))
+        .await;
+        let well: Vec<Member> = members
+            .iter()
+            .zip(&readiness)
+            .filter(|(_, readiness)| !matches!(readiness, Readiness::Silent(_)))
+            .map(|(member, _)| member.clone())
+            .collect();
+        let told = Steering::glance(&well).await;
+        let elected = told.as_ref().map(|(elected, _)| elected.as_str());
+        let sites = told.as_ref().map(|(_, description)| Sites::of(description));
+        let with = members.into_iter().zip(readiness);
+        let processes: Vec<ProcessStatus> = with
+            .map(|(member, readiness)| {
+                let is_elected = elected.map(|elected| elected == member.grpc);
+                let mut status = ProcessStatus::new(member, &pids, readiness, dir);
+                status.tell(is_elected, sites.as_ref());
+                status
+            })
+            .collect();
         let ready = is_ready(&processes, plan.replication_factor());
-        Status { ready, processes }
+        Status { ready, processes, sites }
     }
 
     /// For scripts.
@@ -103,8 +132,14 @@ fn is_ready(processes: &[ProcessStatus], replication_factor: u16) -> bool {
 }
 
 impl ProcessStatus {
-    fn new(member: Member, pid: Option<u32>, readiness: Readiness, dir: &DataDir) -> ProcessStatus {
+    fn new(
+        member: Member,
+        pids: &BTreeMap<String, u32>,
+        readiness: Readiness,
+        dir: &DataDir,
+    ) -> ProcessStatus {
         let data = member.role.has_data().then(|| dir.data(&member.name));
+        let pid = pids.get(&member.name).copied();
         ProcessStatus {
             role: member.role,
             pid,
@@ -114,11 +149,37 @@ impl ProcessStatus {
             grpc: member.grpc,
             metrics: member.http,
             data: data.map(|path| path.to_string_lossy().into_owned()),
+            elected: None,
+            site: None,
+            site_state: None,
             reason: match readiness {
                 Readiness::Ready => None,
-                Readiness::NotReady(reason) => Some(reason),
+                Readiness::NotReady(reason) | Readiness::Silent(reason) => Some(reason),
             },
             name: member.name,
+        }
+    }
+
+    /// Adds what the elected meta-service tells.
+    fn tell(&mut self, is_elected: Option<bool>, sites: Option<&Sites>) {
+        if self.role == Role::Meta {
+            self.elected = is_elected;
+        }
+        if let Some(site) =
+            sites.filter(|_| self.role == Role::Storage).and_then(|s| s.get(&self.name))
+        {
+            self.site = Some(site.site_id.clone());
+            self.site_state = Some(site.state.clone());
+        }
+    }
+
+    /// Ready or why not, and what it is beside that.
+    fn state(&self) -> String {
+        let state = self.reason.as_deref().unwrap_or("ready");
+        match (&self.site_state, self.elected) {
+            (_, Some(true)) => format!("{state}, elected"),
+            (Some(site), _) => format!("{state}, site {site}"),
+            _ => state.to_owned(),
         }
     }
 
@@ -127,7 +188,7 @@ impl ProcessStatus {
         vec![
             self.name.clone(),
             or_dash(self.pid.map(|pid| pid.to_string())),
-            self.reason.clone().unwrap_or_else(|| "ready".to_owned()),
+            self.state(),
             or_dash(self.mqtt.clone()),
             self.grpc.clone(),
             self.metrics.clone(),
@@ -147,11 +208,13 @@ mod tests {
             grpc: "g".to_owned(),
             http: "h".to_owned(),
             mqtt: None,
+            peer: None,
+            zone: None,
         };
         let folder = tempfile::tempdir().expect("a folder");
         let dir = DataDir::create(folder.path()).expect("created");
         let readiness = if ready { Readiness::Ready } else { Readiness::NotReady("x".to_owned()) };
-        ProcessStatus::new(member, Some(1), readiness, &dir)
+        ProcessStatus::new(member, &BTreeMap::new(), readiness, &dir)
     }
 
     #[test]
@@ -171,12 +234,26 @@ mod tests {
 
     #[test]
     fn the_json_form_is_fixed() {
-        let status = Status { ready: true, processes: vec![process(Role::Meta, true)] };
+        let processes = vec![process(Role::Meta, true)];
+        let status = Status { ready: true, processes, sites: None };
         let json = serde_json::to_value(&status).expect("serialises");
         let object = json["processes"][0].as_object().expect("an object");
         let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
         keys.sort_unstable();
-        let fixed = ["alive", "data", "grpc", "metrics", "mqtt", "name", "pid", "ready", "role"];
+        let fixed = [
+            "alive",
+            "data",
+            "elected",
+            "grpc",
+            "metrics",
+            "mqtt",
+            "name",
+            "pid",
+            "ready",
+            "role",
+            "site",
+            "site_state",
+        ];
         assert_eq!(keys, fixed);
         assert_eq!(json["processes"][0]["role"], "meta");
     }

@@ -1,22 +1,27 @@
-//! Starts the processes of a cluster, follows them, starts dead ones again and stops them all.
+//! Starts the processes of a cluster, follows them, starts dead ones again, adds and removes some on
+//! request, and stops them all.
 
-use std::fs;
+mod watched;
+
 use std::io;
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
-use holdfast_node_kit::config::EXIT_CONFIG;
 use holdfast_node_kit::shutdown::Shutdown;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
+use self::watched::Watched;
+use crate::config_file::{self, Setting};
 use crate::console;
 use crate::data_dir::DataDir;
 use crate::plan::{Member, Plan};
-use crate::probe;
+use crate::probe::{self, Readiness};
 use crate::process;
+use crate::programs::Programs;
 use crate::role::Role;
+use crate::scale::{Request, ScaleError};
+use crate::sites::{Sites, SitesError};
 use crate::status::Status;
 
 /// How often children are looked at.
@@ -25,13 +30,6 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the first readiness may take before we say what is missing.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// First and last pause before a dead process is started again; it doubles from one to the other.
-const BACKOFF_MIN: Duration = Duration::from_millis(200);
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
-/// A process that lived as long begins with the first pause again.
-const STEADY_AFTER: Duration = Duration::from_secs(10);
-/// Lines of the log that are shown when a process dies.
-const LOG_LINES_SHOWN: usize = 5;
 
 /// The cluster cannot be run.
 #[derive(Debug, Error)]
@@ -40,30 +38,12 @@ pub(crate) enum SupervisorError {
     Spawn { name: String, source: io::Error },
     #[error("{name} refuses its config: see {}", log.display())]
     Config { name: String, log: PathBuf },
-}
-
-/// What became of a process.
-#[derive(Debug)]
-enum State {
-    Running {
-        child: Child,
-        since: Instant,
-    },
-    /// Dead; to be started at the given time.
-    Waiting {
-        until: Instant,
-    },
-    /// Dead for good.
-    Stopped,
-}
-
-#[derive(Debug)]
-struct Watched {
-    member: Member,
-    state: State,
-    backoff: Duration,
-    /// Last health that was shown.
-    shown_ready: bool,
+    #[error("{}: {source}", path.display())]
+    File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Sites(#[from] SitesError),
+    #[error(transparent)]
+    Scale(#[from] ScaleError),
 }
 
 /// Runs one cluster.
@@ -71,15 +51,25 @@ struct Watched {
 pub(crate) struct Supervisor {
     plan: Plan,
     dir: DataDir,
-    programs: PathBuf,
+    programs: Programs,
+    settings: Vec<Setting>,
     restart: bool,
     watched: Vec<Watched>,
+    /// As of the last look.
+    sites: Sites,
 }
 
 impl Supervisor {
     /// Nothing runs yet.
-    pub(crate) fn new(plan: Plan, dir: DataDir, programs: PathBuf, restart: bool) -> Supervisor {
-        Supervisor { plan, dir, programs, restart, watched: Vec::new() }
+    pub(crate) fn new(
+        plan: Plan,
+        dir: DataDir,
+        programs: Programs,
+        settings: Vec<Setting>,
+        restart: bool,
+    ) -> Supervisor {
+        let (watched, sites) = (Vec::new(), Sites::default());
+        Supervisor { plan, dir, programs, settings, restart, watched, sites }
     }
 
     /// Starts everything, follows it until `shutdown` and stops it.
@@ -88,49 +78,50 @@ impl Supervisor {
             () = shutdown.wait() => Ok(()),
             ended = self.start_and_follow() => ended,
         };
-        console::line("stopping: gateways, storage, meta");
-        let members = self.plan.members();
+        // The next start asks which storage nodes may be left away.
+        let remembered = self.look().await.map(|_| ());
+        console::line("stopping: gateways, storage, meta, etcd");
+        let members: Vec<Member> = self.watched.iter().map(|w| w.member.clone()).collect();
         let watched = &mut self.watched;
-        let killed = process::stop_all(&members, &self.dir, || {
-            for process in watched.iter_mut() {
-                if let State::Running { child, .. } = &mut process.state {
-                    // Only collects the exit status; an error means that there is none.
-                    let _ = child.try_wait();
-                }
-            }
-        });
+        let killed =
+            process::stop_all(&members, &self.dir, || watched.iter_mut().for_each(Watched::reap));
         for name in killed.await {
             console::line(format!("{name} did not end in time and was killed"));
         }
         console::line("stopped");
-        followed
+        followed.and(remembered)
     }
 
     async fn start_and_follow(&mut self) -> Result<(), SupervisorError> {
         for role in Role::ALL {
-            self.start(role)?;
-            if role == Role::Meta {
-                self.wait_for(role).await?;
+            for member in self.plan.of_role(role) {
+                self.write_config(&self.plan, &member)?;
+                self.watched.push(Watched::start(member, &self.dir, &self.programs)?);
             }
+            self.wait_for(role).await?;
         }
         self.wait_for_all().await?;
         self.follow().await
     }
 
-    fn start(&mut self, role: Role) -> Result<(), SupervisorError> {
-        for member in self.plan.members().into_iter().filter(|member| member.role == role) {
-            let child = spawn(&member, &self.dir, &self.programs)?;
-            console::line(format!("started {} (pid {})", member.name, child.id()));
-            let state = State::Running { child, since: Instant::now() };
-            self.watched.push(Watched { member, state, backoff: BACKOFF_MIN, shown_ready: false });
-        }
-        Ok(())
+    fn write_config(&self, plan: &Plan, member: &Member) -> Result<(), SupervisorError> {
+        config_file::write(plan, member, &self.dir, &self.settings)
+            .map_err(|(path, source)| SupervisorError::File { path, source })
     }
 
-    /// Waits until all processes of a role answer: they may need the next role to be ready.
+    /// Waits until the next role can start: etcd has to have a leader, meta-services have to answer
+    /// and may need the next role to be ready.
     async fn wait_for(&mut self, role: Role) -> Result<(), SupervisorError> {
-        for member in self.plan.members().into_iter().filter(|member| member.role == role) {
-            while !probe::is_live(&member.http).await {
+        for member in self.plan.of_role(role) {
+            loop {
+                let done = match role {
+                    Role::Etcd => probe::readiness(&member).await == Readiness::Ready,
+                    Role::Meta => probe::is_live(&member).await,
+                    Role::Storage | Role::Gateway => true,
+                };
+                if done {
+                    break;
+                }
                 self.revive()?;
                 sleep(WATCH_INTERVAL).await;
             }
@@ -178,6 +169,12 @@ impl Supervisor {
         loop {
             sleep(WATCH_INTERVAL).await;
             self.revive()?;
+            if let Some(request) = Request::take(&self.dir)? {
+                // What was drained a moment ago may go.
+                self.look().await?;
+                let refused = self.scale(&request)?;
+                request.answer(&self.dir, refused)?;
+            }
             if Instant::now() >= ask_at {
                 self.look().await?;
                 ask_at = Instant::now() + HEALTH_INTERVAL;
@@ -185,10 +182,47 @@ impl Supervisor {
         }
     }
 
-    /// Revives dead processes, asks all for their health and shows what changed.
+    /// Adds and removes processes as asked; or says why not.
+    fn scale(&mut self, request: &Request) -> Result<Option<String>, SupervisorError> {
+        let next = match self.plan.scaled(&request.wish(), &self.sites, &self.dir) {
+            Ok(next) => next,
+            Err(error) => return Ok(Some(error.to_string())),
+        };
+        if let Err(error) = next.save(&self.dir) {
+            return Ok(Some(error.to_string()));
+        }
+        let members = next.members();
+        let is_known = |name: &str| self.watched.iter().any(|watched| watched.member.name == name);
+        let (stay, new): (Vec<Member>, Vec<Member>) =
+            members.into_iter().partition(|member| is_known(&member.name));
+        for watched in &mut self.watched {
+            if !stay.contains(&watched.member) {
+                watched.leave(&self.dir);
+                if let Some(site) = self.sites.get(&watched.member.name) {
+                    let site = &site.site_id;
+                    console::line(format!(
+                        "nothing is left on it: `holdfast storage forget {site}` removes its site"
+                    ));
+                }
+            }
+        }
+        for member in new {
+            self.write_config(&next, &member)?;
+            self.watched.push(Watched::start(member, &self.dir, &self.programs)?);
+        }
+        self.plan = next;
+        Ok(None)
+    }
+
+    /// Revives dead processes, asks all for their health, shows what changed and remembers their
+    /// sites.
     async fn look(&mut self) -> Result<Status, SupervisorError> {
         self.revive()?;
         let status = Status::of(&self.plan, &self.dir).await;
+        if let Some(sites) = status.sites.as_ref().filter(|sites| **sites != self.sites) {
+            sites.save(&self.dir)?;
+            self.sites = sites.clone();
+        }
         for process in &status.processes {
             let Some(watched) = self.watched.iter_mut().find(|w| w.member.name == process.name)
             else {
@@ -208,78 +242,10 @@ impl Supervisor {
 
     /// Notices dead processes and starts those whose pause is over.
     fn revive(&mut self) -> Result<(), SupervisorError> {
-        let now = Instant::now();
         for watched in &mut self.watched {
-            match &mut watched.state {
-                State::Running { child, since } => {
-                    let Ok(Some(status)) = child.try_wait() else { continue };
-                    let steady = now.duration_since(*since) >= STEADY_AFTER;
-                    watched.bury(status, steady, self.restart, &self.dir)?;
-                }
-                State::Waiting { until } if now >= *until => {
-                    let child = spawn(&watched.member, &self.dir, &self.programs)?;
-                    console::line(format!(
-                        "started {} again (pid {})",
-                        watched.member.name,
-                        child.id()
-                    ));
-                    watched.state = State::Running { child, since: now };
-                }
-                State::Waiting { .. } | State::Stopped => {}
-            }
+            watched.revive(self.restart, &self.dir, &self.programs)?;
         }
+        self.watched.retain_mut(|watched| !watched.is_gone(&self.dir));
         Ok(())
     }
-}
-
-impl Watched {
-    /// Decides what follows a death. Who ends a process politely means it: exit code 0 is a stop
-    /// on purpose. A config error does not heal by itself.
-    fn bury(
-        &mut self,
-        status: ExitStatus,
-        steady: bool,
-        restart: bool,
-        dir: &DataDir,
-    ) -> Result<(), SupervisorError> {
-        let name = &self.member.name;
-        self.shown_ready = false;
-        if status.success() {
-            console::line(format!("{name} was stopped"));
-            self.state = State::Stopped;
-            return Ok(());
-        }
-        console::line(format!("{name} died ({status})\n{}", last_lines(dir, name)));
-        if status.code() == Some(EXIT_CONFIG) {
-            return Err(SupervisorError::Config { name: name.clone(), log: dir.log(name) });
-        }
-        if !restart {
-            self.state = State::Stopped;
-            return Ok(());
-        }
-        if steady {
-            self.backoff = BACKOFF_MIN;
-        }
-        self.state = State::Waiting { until: Instant::now() + self.backoff };
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-        Ok(())
-    }
-}
-
-fn spawn(
-    member: &Member,
-    dir: &DataDir,
-    programs: &std::path::Path,
-) -> Result<Child, SupervisorError> {
-    process::spawn(member, dir, programs)
-        .map_err(|source| SupervisorError::Spawn { name: member.name.clone(), source })
-}
-
-fn last_lines(dir: &DataDir, name: &str) -> String {
-    let text = fs::read(dir.log(name)).unwrap_or_default();
-    let tail = &text[text.len().saturating_sub(4096)..];
-    let tail = String::from_utf8_lossy(tail);
-    let lines: Vec<&str> = tail.lines().collect();
-    let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
-    shown.iter().map(|line| format!("    {line}")).collect::<Vec<_>>().join("\n")
 }
