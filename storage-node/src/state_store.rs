@@ -29,6 +29,11 @@ pub(crate) enum StoreError {
     Unreadable(#[from] prost::DecodeError),
     #[error("snapshot is malformed")]
     Snapshot,
+    #[error(
+        "state database is of format {found}, this version reads only format 1: a later version \
+         wrote it; run that one, or give this one an empty data_dir"
+    )]
+    Format { found: String },
 }
 
 /// The site's database.
@@ -52,6 +57,10 @@ pub(crate) type Pair = (Vec<u8>, Option<Bytes>);
 
 /// Key of the Raft log id and membership that a tree's state is of. Shard rows never start with 0.
 const APPLIED: &[u8] = &[0, 1];
+/// Key of the version of everything in the database: keys, rows, their encoding.
+const FORMAT_KEY: &[u8] = b"format";
+/// The version that this code writes and reads.
+const FORMAT: &[u8] = b"1";
 /// Values above this size live in files of their own.
 const BLOB_BYTES_MIN: usize = 32 * 1024;
 const CACHE_BYTES: u64 = 24 * 1024 * 1024;
@@ -65,7 +74,17 @@ impl StateStore {
             .cache_capacity(CACHE_BYTES)
             .open()?;
         let file = Arc::new(File::open(dir.join("db"))?);
-        Ok(StateStore { db, file, blobs: dir.join("blobs") })
+        let store = StateStore { db, file, blobs: dir.join("blobs") };
+        match store.get(FORMAT_KEY)? {
+            None => store.put(FORMAT_KEY, FORMAT)?,
+            Some(found) if found == FORMAT => {}
+            Some(found) => {
+                return Err(StoreError::Format {
+                    found: String::from_utf8_lossy(&found).into_owned(),
+                });
+            }
+        }
+        Ok(store)
     }
 
     pub(crate) fn replica(&self, key: ReplicaKey) -> Result<ReplicaStore, StoreError> {
@@ -257,6 +276,14 @@ mod tests {
     fn open(dir: &Path) -> ReplicaStore {
         let key = ReplicaKey { shard: ShardId(1), replica: ReplicaId(2) };
         StateStore::open(dir).unwrap().replica(key).unwrap()
+    }
+
+    #[test]
+    fn a_later_format_is_refused_in_words() {
+        let dir = tempfile::tempdir().unwrap();
+        StateStore::open(dir.path()).unwrap().put(FORMAT_KEY, b"2").unwrap();
+        let Err(refused) = StateStore::open(dir.path()) else { panic!("opened") };
+        assert!(refused.to_string().contains("later version"), "{refused}");
     }
 
     #[test]
