@@ -12,6 +12,9 @@ use crate::packet::{self, Ack, Connect, DISCONNECT, PINGREQ, Packet, Publish, Ve
 /// Nothing in these tests takes as long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// A server that does not close after DISCONNECT is left after as long.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+
 /// The connection is no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lost {
@@ -239,6 +242,15 @@ impl Client {
         self.send(&DISCONNECT).await.unwrap();
         // The server closes: when it has, everything of this connection is over there, too.
         while self.read().await.is_ok() {}
+    }
+
+    /// Leaves in good order if the server still listens, and does not wait for long.
+    pub async fn leave(mut self) {
+        if self.send(&DISCONNECT).await.is_ok() {
+            let ended = async { while self.read().await.is_ok() {} };
+            // A server that hangs is left alone with it.
+            let _ = timeout(LEAVE_PATIENCE, ended).await;
+        }
     }
 
     /// Waits until the server ends the connection. Returns the reason of its DISCONNECT, if it

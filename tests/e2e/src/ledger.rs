@@ -1,6 +1,6 @@
 //! What publishers were acknowledged against what subscribers got.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -37,19 +37,47 @@ struct Books {
     acknowledged: BTreeSet<Entry>,
     /// In the order of arrival, by subscriber.
     received: BTreeMap<String, Vec<Entry>>,
-    distinct: BTreeMap<String, HashSet<Entry>>,
+    /// With the time of the first arrival.
+    distinct: BTreeMap<String, HashMap<Entry, Instant>>,
+    repeats: BTreeMap<String, Vec<Repeat>>,
+    /// Arrivals by subscriber and publisher.
+    arrivals: BTreeMap<String, BTreeMap<u32, Progress>>,
     /// By publisher.
     progress: BTreeMap<u32, Progress>,
     refused: u64,
     errors: Vec<String>,
 }
 
-/// How one publisher goes on.
+/// How one publisher goes on, or what one subscriber gets of it.
 #[derive(Debug)]
 struct Progress {
-    acknowledged: usize,
+    count: usize,
     last: Instant,
     longest_pause: Duration,
+}
+
+impl Progress {
+    fn begin() -> Progress {
+        Progress { count: 0, last: Instant::now(), longest_pause: Duration::ZERO }
+    }
+
+    fn step(&mut self) {
+        let now = Instant::now();
+        self.count += 1;
+        self.longest_pause = self.longest_pause.max(now - self.last);
+        self.last = now;
+    }
+}
+
+/// A message that a subscriber got again.
+#[derive(Debug, Clone, Copy)]
+pub struct Repeat {
+    /// Which one.
+    pub entry: Entry,
+    /// When it had arrived first.
+    pub first: Instant,
+    /// When it came again.
+    pub again: Instant,
 }
 
 /// How one subscriber fared.
@@ -70,12 +98,7 @@ impl Ledger {
     pub fn acknowledged(&self, entry: Entry) {
         let mut books = self.books.lock().unwrap();
         books.acknowledged.insert(entry);
-        let now = Instant::now();
-        let first = Progress { acknowledged: 0, last: now, longest_pause: Duration::ZERO };
-        let progress = books.progress.entry(entry.publisher).or_insert(first);
-        progress.acknowledged += 1;
-        progress.longest_pause = progress.longest_pause.max(now - progress.last);
-        progress.last = now;
+        books.progress.entry(entry.publisher).or_insert_with(Progress::begin).step();
     }
 
     /// A publisher got a reason code that is an error: the message may or may not be stored.
@@ -87,7 +110,15 @@ impl Ledger {
     pub fn received(&self, subscriber: &str, entry: Entry) {
         let mut books = self.books.lock().unwrap();
         books.received.entry(subscriber.to_owned()).or_default().push(entry);
-        books.distinct.entry(subscriber.to_owned()).or_default().insert(entry);
+        let arrivals = books.arrivals.entry(subscriber.to_owned()).or_default();
+        arrivals.entry(entry.publisher).or_insert_with(Progress::begin).step();
+        let again = Instant::now();
+        let distinct = books.distinct.entry(subscriber.to_owned()).or_default();
+        let first = *distinct.entry(entry).or_insert(again);
+        if first != again {
+            let repeats = books.repeats.entry(subscriber.to_owned()).or_default();
+            repeats.push(Repeat { entry, first, again });
+        }
     }
 
     /// Something happened that must not.
@@ -102,7 +133,7 @@ impl Ledger {
 
     /// Number of messages that a subscriber has got, each counted once.
     pub fn distinct_count(&self, subscriber: &str) -> usize {
-        self.books.lock().unwrap().distinct.get(subscriber).map_or(0, HashSet::len)
+        self.books.lock().unwrap().distinct.get(subscriber).map_or(0, HashMap::len)
     }
 
     /// Whether a subscriber has got everything that was acknowledged.
@@ -111,20 +142,22 @@ impl Ledger {
         let Some(distinct) = books.distinct.get(subscriber) else {
             return books.acknowledged.is_empty();
         };
-        books.acknowledged.iter().all(|entry| distinct.contains(entry))
+        books.acknowledged.iter().all(|entry| distinct.contains_key(entry))
     }
 
     /// Number of acknowledged messages of each publisher.
     pub fn acknowledged_by_publisher(&self) -> BTreeMap<u32, usize> {
         let books = self.books.lock().unwrap();
-        books.progress.iter().map(|(name, progress)| (*name, progress.acknowledged)).collect()
+        books.progress.iter().map(|(name, progress)| (*name, progress.count)).collect()
     }
 
     /// Forgets the longest pauses between two acknowledgements and begins anew.
     pub fn restart_clock(&self) {
         let mut books = self.books.lock().unwrap();
         let now = Instant::now();
-        for progress in books.progress.values_mut() {
+        let books = &mut *books;
+        let arrivals = books.arrivals.values_mut().flat_map(BTreeMap::values_mut);
+        for progress in books.progress.values_mut().chain(arrivals) {
             (progress.last, progress.longest_pause) = (now, Duration::ZERO);
         }
     }
@@ -133,6 +166,30 @@ impl Ledger {
     pub fn longest_pause(&self) -> Duration {
         let books = self.books.lock().unwrap();
         books.progress.values().map(|progress| progress.longest_pause).max().unwrap_or_default()
+    }
+
+    /// The longest pause between two arrivals from the same publisher that one of these subscribers
+    /// had.
+    pub fn longest_silence(&self, subscribers: &[String]) -> Duration {
+        let books = self.books.lock().unwrap();
+        let of_these = subscribers.iter().filter_map(|name| books.arrivals.get(name));
+        let pauses = of_these.flat_map(BTreeMap::values).map(|progress| progress.longest_pause);
+        pauses.max().unwrap_or_default()
+    }
+
+    /// What a subscriber got again.
+    pub fn repeats(&self, subscriber: &str) -> Vec<Repeat> {
+        self.books.lock().unwrap().repeats.get(subscriber).cloned().unwrap_or_default()
+    }
+
+    /// What happened that must not.
+    pub fn errors(&self) -> Vec<String> {
+        self.books.lock().unwrap().errors.clone()
+    }
+
+    /// How many messages were answered with an error.
+    pub fn refused_count(&self) -> u64 {
+        self.books.lock().unwrap().refused
     }
 
     /// How a subscriber fared.

@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::client::{Client, Lost};
 use crate::ledger::{Entry, Ledger};
-use crate::packet::{Ack, Connect, Packet, Publish, Version};
+use crate::packet::{Ack, Connect, PINGREQ, Packet, Publish, Version};
 
 /// Pause before the next gateway is tried, as a client would make.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
@@ -33,6 +33,54 @@ impl Stop {
 
     fn is_set(&self) -> bool {
         self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// What clients differ in that do the same.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Habits {
+    /// A gateway that says nothing for half as long is pinged, and left after all of it.
+    pub answer_within: Option<Duration>,
+    /// A publisher begins no message sooner after the one before.
+    pub publish_interval: Duration,
+    /// A subscriber stays this long, leaves in good order for this long, and comes back at the next
+    /// gateway, until it is told to end.
+    pub away: Option<(Duration, Duration)>,
+}
+
+/// How long a server has been silent.
+#[derive(Debug)]
+struct Silence {
+    answer_within: Option<Duration>,
+    since: Instant,
+    is_pinged: bool,
+}
+
+impl Silence {
+    fn new(habits: Habits) -> Silence {
+        Silence { answer_within: habits.answer_within, since: Instant::now(), is_pinged: false }
+    }
+
+    /// The next packet, or none after a while.
+    async fn receive(
+        &mut self,
+        client: &mut Client,
+        wait: Duration,
+    ) -> Result<Option<Packet>, Lost> {
+        if let Ok(packet) = timeout(wait, client.receive()).await {
+            (self.since, self.is_pinged) = (Instant::now(), false);
+            return packet.map(Some);
+        }
+        let Some(answer_within) = self.answer_within else { return Ok(None) };
+        let silent = self.since.elapsed();
+        if silent >= answer_within {
+            return Err(Lost::Closed("no answer".to_owned()));
+        }
+        if silent >= answer_within / 2 && !self.is_pinged {
+            self.is_pinged = true;
+            client.send(&PINGREQ).await?;
+        }
+        Ok(None)
     }
 }
 
@@ -63,18 +111,38 @@ enum Stage {
 
 struct Publisher {
     plan: PublisherPlan,
+    habits: Habits,
     ledger: Arc<Ledger>,
     stop: Stop,
     /// By number of the message, so in the order they were sent.
     in_flight: BTreeMap<u64, (u16, Stage)>,
     next: u64,
+    next_at: Instant,
     connected_before: bool,
 }
 
 /// Starts a publisher. It ends when it was told to and everything is acknowledged.
 pub fn spawn_publisher(plan: PublisherPlan, ledger: Arc<Ledger>, stop: Stop) -> JoinHandle<()> {
-    let (in_flight, next, connected_before) = (BTreeMap::new(), 0, false);
-    let mut publisher = Publisher { plan, ledger, stop, in_flight, next, connected_before };
+    spawn_publisher_with(Habits::default(), plan, ledger, stop)
+}
+
+/// The same with habits.
+pub fn spawn_publisher_with(
+    habits: Habits,
+    plan: PublisherPlan,
+    ledger: Arc<Ledger>,
+    stop: Stop,
+) -> JoinHandle<()> {
+    let mut publisher = Publisher {
+        plan,
+        habits,
+        ledger,
+        stop,
+        in_flight: BTreeMap::new(),
+        next: 0,
+        next_at: Instant::now(),
+        connected_before: false,
+    };
     tokio::spawn(async move {
         let client_id = format!("publisher-{}", publisher.plan.publisher);
         let connect = Connect::durable(publisher.plan.version, &client_id);
@@ -102,15 +170,35 @@ impl Publisher {
 
     async fn run(&mut self, mut client: Client) -> Result<(), Lost> {
         self.resend(&mut client).await?;
+        let mut silence = Silence::new(self.habits);
         while !self.is_done() {
-            while !self.has_no_more() && self.in_flight.len() < self.plan.window {
+            while self.may_send() {
                 self.send_next(&mut client).await?;
             }
-            let packet = client.receive().await?;
-            self.take(&mut client, packet).await?;
+            if let Some(packet) = silence.receive(&mut client, self.until_next()).await? {
+                self.take(&mut client, packet).await?;
+            }
         }
-        client.disconnect().await;
+        client.leave().await;
         Ok(())
+    }
+
+    fn has_room(&self) -> bool {
+        !self.has_no_more() && self.in_flight.len() < self.plan.window
+    }
+
+    fn may_send(&self) -> bool {
+        self.has_room() && self.next_at <= Instant::now()
+    }
+
+    /// How long to listen before something else may be to do.
+    fn until_next(&self) -> Duration {
+        let wait = if self.has_room() {
+            self.next_at.saturating_duration_since(Instant::now())
+        } else {
+            QUIET
+        };
+        wait.min(QUIET)
     }
 
     async fn resend(&mut self, client: &mut Client) -> Result<(), Lost> {
@@ -130,6 +218,7 @@ impl Publisher {
     async fn send_next(&mut self, client: &mut Client) -> Result<(), Lost> {
         let number = self.next;
         self.next += 1;
+        self.next_at = Instant::now() + self.habits.publish_interval;
         let used: HashSet<u16> = self.in_flight.values().map(|(id, _)| *id).collect();
         let id =
             std::iter::repeat_with(|| client.fresh_id()).find(|id| !used.contains(id)).unwrap();
@@ -213,7 +302,18 @@ pub fn spawn_subscriber(
     ledger: Arc<Ledger>,
     stop: Stop,
 ) -> JoinHandle<()> {
-    let mut subscriber = Subscriber { plan, ledger, stop, unreleased: HashSet::new() };
+    spawn_subscriber_with(Habits::default(), plan, client, ledger, stop)
+}
+
+/// The same with habits.
+pub fn spawn_subscriber_with(
+    habits: Habits,
+    plan: SubscriberPlan,
+    client: Option<Client>,
+    ledger: Arc<Ledger>,
+    stop: Stop,
+) -> JoinHandle<()> {
+    let mut subscriber = Subscriber { plan, habits, ledger, stop, unreleased: HashSet::new() };
     tokio::spawn(async move {
         let connect = Connect::durable(subscriber.plan.version, &subscriber.plan.name);
         let mut addresses = subscriber.plan.addresses.clone().into_iter().cycle();
@@ -232,17 +332,24 @@ pub fn spawn_subscriber(
                     opened
                 }
             };
+            let mut pause = RECONNECT_PAUSE;
             if let Ok(Ok(client)) = client {
                 // The loss is what the test makes; the next round reconnects.
-                let _ = subscriber.run(client).await;
+                if let (Ok(()), Some((_, away))) = (subscriber.run(client).await, habits.away) {
+                    pause = away;
+                }
             }
-            sleep(RECONNECT_PAUSE).await;
+            let waited = Instant::now();
+            while waited.elapsed() < pause && !subscriber.stop.is_set() {
+                sleep(RECONNECT_PAUSE).await;
+            }
         }
     })
 }
 
 struct Subscriber {
     plan: SubscriberPlan,
+    habits: Habits,
     ledger: Arc<Ledger>,
     stop: Stop,
     /// QoS 2 ids that were received and not released: a client keeps them over connections.
@@ -255,16 +362,24 @@ impl Subscriber {
     }
 
     async fn run(&mut self, mut client: Client) -> Result<(), Lost> {
-        // Comparing takes a while: only when nothing arrives any more.
-        loop {
-            match timeout(QUIET, client.receive()).await {
-                Ok(packet) => self.take(&mut client, packet?).await?,
-                Err(_) if self.is_done() => break,
-                Err(_) => {}
+        let started = Instant::now();
+        let mut silence = Silence::new(self.habits);
+        while !self.leaves(started) {
+            match silence.receive(&mut client, QUIET).await? {
+                Some(packet) => self.take(&mut client, packet).await?,
+                // Comparing takes a while: only when nothing arrives any more.
+                None if self.is_done() => break,
+                None => {}
             }
         }
-        client.disconnect().await;
+        client.leave().await;
         Ok(())
+    }
+
+    /// Whether it is time to be away.
+    fn leaves(&self, started: Instant) -> bool {
+        let staying = self.habits.away.map(|(stay, _)| stay);
+        !self.stop.is_set() && staying.is_some_and(|stay| started.elapsed() >= stay)
     }
 
     async fn take(&mut self, client: &mut Client, packet: Packet) -> Result<(), Lost> {
