@@ -11,14 +11,19 @@ use std::{
 
 use bytes::Bytes;
 use holdfast_control::{
-    control::{Control, CoverId, Effect, Event, Limits as ControlLimits, Now, StreamId, Turn},
+    control::{
+        Control, CoverId, Effect, Event, Limits as ControlLimits, Now, SteerId, StreamId, Turn,
+    },
     membership::{self, Membership, Saved},
     routes::{self, Filter, Routes},
+    steering::{Steer, SteerRefusal},
+    transitions::Step,
 };
 use holdfast_node_kit::{clock, health::Health, shutdown::Shutdown};
 use holdfast_proto::{
-    PROTOCOL_VERSION,
-    meta::{Liveness, Topology},
+    ids::SiteId,
+    meta::{Liveness, ShardRetention, StorageDescription, Topology},
+    version::Versions,
 };
 use parking_lot::Mutex;
 use rand::{TryRngCore, rngs::OsRng};
@@ -62,6 +67,8 @@ pub(crate) struct View {
     pub(crate) topology: Arc<Topology>,
     pub(crate) filter_version: u64,
     pub(crate) covered: u64,
+    /// In the order of shards; empty until it is known.
+    pub(crate) retention: Arc<[ShardRetention]>,
 }
 
 /// What the controller tells one stream.
@@ -76,7 +83,12 @@ enum Message {
     Open(StreamId, watch::Sender<Told>),
     Event(Box<Event>),
     Cover(Vec<Filter>, oneshot::Sender<Result<u64, Busy>>),
+    Steer(Steer, oneshot::Sender<Steered>),
+    DescribeStorage(oneshot::Sender<StorageDescription>),
 }
+
+/// What became of an operator's request.
+pub(crate) type Steered = Result<SiteId, SteerRefusal>;
 
 /// Too many requests wait. Retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +104,8 @@ pub(crate) struct Controller {
     pub(crate) filters: Arc<Mutex<Filters>>,
     pub(crate) cluster_id: Arc<str>,
     pub(crate) shards: u16,
+    /// What this process speaks.
+    pub(crate) versions: Versions,
 }
 
 impl Controller {
@@ -112,6 +126,20 @@ impl Controller {
     pub(crate) async fn cover(&self, filters: Vec<Filter>) -> Option<Result<u64, Busy>> {
         let (reply, answer) = oneshot::channel();
         self.messages.send(Message::Cover(filters, reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Does what an operator asks for; durable when this answers. Nothing: the controller ended.
+    pub(crate) async fn steer(&self, steer: Steer) -> Option<Steered> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::Steer(steer, reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Sites, what they hold, and what moves. Nothing: the controller ended.
+    pub(crate) async fn describe_storage(&self) -> Option<StorageDescription> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::DescribeStorage(reply)).await.ok()?;
         answer.await.ok()
     }
 
@@ -137,6 +165,12 @@ pub(crate) struct ControllerLoop {
     streams: HashMap<StreamId, watch::Sender<Told>>,
     covers: HashMap<CoverId, (oneshot::Sender<Result<u64, Busy>>, Instant)>,
     next_cover: u64,
+    steered: HashMap<SteerId, oneshot::Sender<Steered>>,
+    next_steer: u64,
+    /// Answered at the end of the turn, when everything is durable.
+    describe: Vec<oneshot::Sender<StorageDescription>>,
+    /// That the store was set back was logged.
+    set_back_logged: bool,
 }
 
 /// Reads what is durable, or founds a cluster.
@@ -164,6 +198,7 @@ pub(crate) async fn start(
             gateways_max: limits.gateways_max,
             dead_gateways_max: limits.dead_gateways_max,
             dead_gateway_ms: limits.dead_gateway_s * 1000,
+            versions: Versions::up_to(config.protocol_version_max),
         },
         saved,
         gateways,
@@ -172,11 +207,17 @@ pub(crate) async fn start(
     let control_limits = ControlLimits {
         duplicate_ms: u64::from(config.lease_ms) / 3,
         covers_max: limits.covers_max,
+        replace_after_ms: config.site_replace_after_s * 1000,
+        transitions_max: config.transitions_max as usize,
     };
     let cluster_id = membership.cluster_id().into();
     let shards = membership.shards();
-    let view =
-        View { topology: Arc::new(membership.topology()), filter_version: version, covered: 0 };
+    let view = View {
+        topology: Arc::new(membership.topology()),
+        filter_version: version,
+        covered: 0,
+        retention: Arc::default(),
+    };
     let control = Control::new(control_limits, membership, routes, now);
     let (view, seen) = watch::channel(view);
     let filters = Arc::new(Mutex::new(Filters::new(version, filters)));
@@ -189,6 +230,7 @@ pub(crate) async fn start(
         filters: filters.clone(),
         cluster_id,
         shards,
+        versions: Versions::up_to(config.protocol_version_max),
     };
     let controller_loop = ControllerLoop {
         store,
@@ -201,6 +243,10 @@ pub(crate) async fn start(
         streams: HashMap::new(),
         covers: HashMap::new(),
         next_cover: 0,
+        steered: HashMap::new(),
+        next_steer: 0,
+        describe: Vec::new(),
+        set_back_logged: false,
     };
     Ok((controller, controller_loop))
 }
@@ -239,12 +285,13 @@ fn found(config: &Config) -> Result<Saved, ControllerError> {
     let cluster_id = format!("{:032x}", u128::from_be_bytes(id));
     tracing::info!(cluster_id, name = config.name, "founding a cluster");
     let topology = Topology { cluster_id, ..Topology::default() };
-    Ok(Saved { topology, next_replica_id: 1 })
+    Ok(Saved { topology, next_replica_id: 1, set_back_from: 0 })
 }
 
 /// What is configured counts for a formed cluster only where it can still be changed.
 fn configure(config: &Config, topology: &mut Topology) {
-    topology.protocol_version = PROTOCOL_VERSION;
+    let versions = Versions::up_to(config.protocol_version_max);
+    (topology.protocol_version, topology.protocol_version_min) = (versions.newest, versions.oldest);
     topology.lease_ms = config.lease_ms;
     let wanted = (u32::from(config.shards), config.replication_factor);
     let formed = (topology.shards, topology.replication_factor);
@@ -296,7 +343,10 @@ impl ControllerLoop {
                 health.set_not_ready(error.to_string());
                 return Err(error);
             }
-            health.set_ready();
+            match self.control.membership().set_back_from() {
+                None => health.set_ready(),
+                Some(_) => health.set_not_ready("the store is older than what sites have seen"),
+            }
         }
     }
 
@@ -324,11 +374,23 @@ impl ControllerLoop {
                     self.covers.insert(request, (reply, Instant::now()));
                     self.control.handle(Event::Cover { request, filters }, now);
                 }
+                Message::Steer(steer, reply) => {
+                    tracing::info!(?steer, "an operator asks");
+                    let request = SteerId(self.next_steer);
+                    self.next_steer += 1;
+                    self.steered.insert(request, reply);
+                    self.control.handle(Event::Steer { request, steer }, now);
+                }
+                Message::DescribeStorage(reply) => self.describe.push(reply),
             }
         }
         let mut turn = self.control.finish(now);
         self.persist(&mut turn).await?;
         self.show(turn);
+        for reply in self.describe.drain(..) {
+            // The asker may have gone.
+            let _ = reply.send(self.control.describe_storage(now));
+        }
         Ok(())
     }
 
@@ -382,7 +444,8 @@ impl ControllerLoop {
             tracing::warn!("the controller stood still: every site and gateway gets a fresh lease");
             metrics::controller_stalled();
         }
-        let news = !turn.deltas.is_empty() || turn.topology.is_some();
+        self.show_storage(&turn);
+        let news = !turn.deltas.is_empty() || turn.topology.is_some() || turn.retention.is_some();
         if !turn.deltas.is_empty() {
             let mut filters = self.filters.lock();
             turn.deltas.into_iter().for_each(|delta| filters.apply(delta));
@@ -398,12 +461,31 @@ impl ControllerLoop {
             if let Some(topology) = topology {
                 view.topology = topology;
             }
+            if let Some(retention) = turn.retention {
+                view.retention = retention.into();
+            }
             (view.filter_version, view.covered) = (filter_version, covered);
             changed
         });
         metrics::filters(self.control.routes().len(), filter_version - covered.min(filter_version));
         for effect in turn.effects {
             self.effect(effect);
+        }
+    }
+
+    fn show_storage(&mut self, turn: &Turn) {
+        turn.steps.iter().for_each(log_step);
+        if let Some(figures) = turn.figures {
+            metrics::storage(figures);
+        }
+        let Some(seen) = turn.set_back_from else { return };
+        if !std::mem::replace(&mut self.set_back_logged, true) {
+            let version = self.control.membership().version();
+            tracing::error!(
+                seen,
+                version,
+                "a site has seen a newer topology: the store was set back, nothing is placed until it is restored"
+            );
         }
     }
 
@@ -423,6 +505,14 @@ impl ControllerLoop {
                     metrics::covered(asked.elapsed());
                     // The asker may have gone.
                     let _ = reply.send(Ok(version));
+                }
+            }
+            Effect::Steered { request, result } => {
+                if let Err(refusal) = &result {
+                    tracing::info!(%refusal, "an operator's request is refused");
+                }
+                if let Some(reply) = self.steered.remove(&request) {
+                    let _ = reply.send(result);
                 }
             }
             Effect::Busy { request } => {
@@ -447,12 +537,15 @@ impl ControllerLoop {
         }
         let mut silent = (0, 0);
         for site in &new.sites {
-            let before =
-                old.sites.iter().find(|old| old.site_id == site.site_id).map(|old| old.liveness);
-            if before != Some(site.liveness) {
-                let state = site.liveness().as_str_name();
-                tracing::info!(site = %format!("{:016x}", site.site_id), name = site.name, state, "site");
-                silent.0 += usize::from(site.liveness() != Liveness::Up);
+            let before = old.sites.iter().find(|old| old.site_id == site.site_id);
+            let before = before.map(|old| (old.liveness, old.state));
+            if before != Some((site.liveness, site.state)) {
+                let (liveness, state) = (site.liveness().as_str_name(), site.state().as_str_name());
+                let id = format!("{:016x}", site.site_id);
+                tracing::info!(site = %id, name = site.name, liveness, state, "site");
+                let before = before.map(|(liveness, _)| liveness);
+                let fell_silent = site.liveness() != Liveness::Up && before != Some(site.liveness);
+                silent.0 += usize::from(fell_silent);
             }
         }
         for gateway in &new.gateways {
@@ -475,5 +568,22 @@ impl ControllerLoop {
         let sites = new.sites.iter().filter(|site| up(site.liveness)).count();
         let gateways = new.gateways.iter().filter(|gateway| up(gateway.liveness)).count();
         metrics::members(sites, gateways, new.version);
+    }
+}
+
+fn log_step(step: &Step) {
+    let id = |site: &SiteId| format!("{:016x}", site.0);
+    match step {
+        Step::Move { shard, from, to } => {
+            tracing::info!(shard, from = %id(from), to = %id(to), "a replica moves");
+        }
+        Step::Turn { shard, from, to } => {
+            tracing::warn!(shard, from = %id(from), to = %id(to), "a replica cannot join: another does");
+        }
+        Step::Confirm { .. } => {}
+        Step::Finish { shard } => tracing::info!(shard, "a replica has moved"),
+        Step::Lead { shard, site } => {
+            tracing::debug!(shard, site = %id(site), "another leader is preferred");
+        }
     }
 }

@@ -10,6 +10,7 @@ mod rows;
 pub mod server;
 mod service;
 mod sessions;
+mod steering;
 pub mod store;
 pub mod stores;
 mod streams;

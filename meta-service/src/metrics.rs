@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use holdfast_control::storage_view::StorageFigures;
 use metrics::{counter, gauge, histogram};
 
 /// One write of the store with its sync, seconds.
@@ -28,6 +29,16 @@ const SESSION_CHANGES: &str = "holdfast_meta_session_changes_total";
 const RESYNCS: &str = "holdfast_meta_session_resyncs_total";
 /// From a request to make filters durable to its answer, seconds.
 const COVER: &str = "holdfast_meta_cover_seconds";
+/// Shards whose replicas move.
+const TRANSITIONS: &str = "holdfast_meta_transitions";
+/// Bytes of history that replicas lack, by their sites' word.
+const MISSING_BYTES: &str = "holdfast_meta_missing_bytes";
+/// Shards with a replica that lacks history or of which nothing is heard.
+const UNDER_HELD: &str = "holdfast_meta_under_held_shards";
+/// Sites, by `state`.
+const SITES: &str = "holdfast_meta_sites";
+/// 1: the store is older than what sites have seen, and nothing is placed.
+const SET_BACK: &str = "holdfast_meta_store_set_back";
 /// Requests that were refused, by `reason`.
 const REQUESTS_REFUSED: &str = "holdfast_meta_requests_refused_total";
 
@@ -73,4 +84,15 @@ pub(crate) fn covered(took: Duration) {
 
 pub(crate) fn request_refused(reason: &'static str) {
     counter!(REQUESTS_REFUSED, "reason" => reason).increment(1);
+}
+
+pub(crate) fn storage(figures: StorageFigures) {
+    gauge!(TRANSITIONS).set(figures.transitions as f64);
+    gauge!(MISSING_BYTES).set(figures.missing_bytes as f64);
+    gauge!(UNDER_HELD).set(figures.under_held as f64);
+    let states = ["active", "draining", "drained", "lost"];
+    for (state, count) in states.into_iter().zip(figures.states) {
+        gauge!(SITES, "state" => state).set(count as f64);
+    }
+    gauge!(SET_BACK).set(if figures.set_back { 1.0 } else { 0.0 });
 }

@@ -45,6 +45,8 @@ pub(crate) struct ClusterRow {
     topology: Option<Topology>,
     #[prost(uint64, tag = "2")]
     next_replica_id: u64,
+    #[prost(uint64, tag = "3")]
+    set_back_from: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -68,14 +70,19 @@ fn bad(key: &[u8]) -> BadRow {
 }
 
 pub(crate) fn write_cluster(saved: Saved) -> Vec<u8> {
-    ClusterRow { topology: Some(saved.topology), next_replica_id: saved.next_replica_id }
-        .encode_to_vec()
+    let row = ClusterRow {
+        topology: Some(saved.topology),
+        next_replica_id: saved.next_replica_id,
+        set_back_from: saved.set_back_from,
+    };
+    row.encode_to_vec()
 }
 
 pub(crate) fn read_cluster(value: &[u8]) -> Result<Saved, BadRow> {
     let row = ClusterRow::decode(value).map_err(|_| bad(CLUSTER_KEY))?;
     let topology = row.topology.ok_or_else(|| bad(CLUSTER_KEY))?;
-    Ok(Saved { topology, next_replica_id: row.next_replica_id })
+    let (next_replica_id, set_back_from) = (row.next_replica_id, row.set_back_from);
+    Ok(Saved { topology, next_replica_id, set_back_from })
 }
 
 pub(crate) fn gateway_key(gateway: Incarnation) -> Vec<u8> {

@@ -1,8 +1,12 @@
 //! The long streams of sites and gateways: reports in, topology and durable filters out, one task each.
 
+use std::sync::Arc;
+
 use holdfast_control::control::{Event, StreamId};
 use holdfast_node_kit::shutdown::Shutdown;
-use holdfast_proto::meta::{GatewayReport, GatewayUpdate, SiteReport, SiteUpdate, Topology};
+use holdfast_proto::meta::{
+    GatewayReport, GatewayUpdate, ShardRetention, SiteReport, SiteUpdate, Topology,
+};
 use tokio::sync::{mpsc, watch};
 use tonic::{Status, Streaming};
 
@@ -68,7 +72,8 @@ async fn talk<P: Peer>(
         let now = told.borrow_and_update().clone();
         if let Some(refused) = now.refused {
             let topology = Topology {
-                protocol_version: holdfast_proto::PROTOCOL_VERSION,
+                protocol_version: controller.versions.newest,
+                protocol_version_min: controller.versions.oldest,
                 cluster_id: controller.cluster_id.to_string(),
                 refused,
                 ..Topology::default()
@@ -89,10 +94,11 @@ async fn talk<P: Peer>(
     }
 }
 
-/// A storage site; the topology version that it was sent.
+/// A storage site; what it was sent.
 #[derive(Debug, Default)]
 pub(crate) struct SitePeer {
-    version: u64,
+    version: Option<u64>,
+    retention: Arc<[ShardRetention]>,
 }
 
 impl Peer for SitePeer {
@@ -104,18 +110,30 @@ impl Peer for SitePeer {
     }
 
     fn update(&mut self, _: &Controller, view: &View, _: &Told) -> Option<SiteUpdate> {
-        let news = view.topology.version != self.version;
-        self.version = view.topology.version;
-        news.then(|| site_update(Topology::clone(&view.topology)))
+        let version = Some(view.topology.version);
+        let topology = (self.version != version).then(|| Topology::clone(&view.topology));
+        self.version = version;
+        let known = std::mem::replace(&mut self.retention, view.retention.clone());
+        let retention = changed(&known, &view.retention);
+        (topology.is_some() || !retention.is_empty()).then_some(SiteUpdate { topology, retention })
     }
 
     fn refusal(topology: Topology) -> SiteUpdate {
-        site_update(topology)
+        SiteUpdate { topology: Some(topology), ..SiteUpdate::default() }
     }
 }
 
-fn site_update(topology: Topology) -> SiteUpdate {
-    SiteUpdate { topology: Some(topology), ..SiteUpdate::default() }
+/// Shards whose retention is another than what was known of it; at first nothing was.
+fn changed(known: &Arc<[ShardRetention]>, new: &Arc<[ShardRetention]>) -> Vec<ShardRetention> {
+    if Arc::ptr_eq(known, new) {
+        return Vec::new();
+    }
+    let nothing = |shard| ShardRetention { shard, ..ShardRetention::default() };
+    let news = new.iter().enumerate().filter(|(at, retention)| match known.get(*at) {
+        Some(known) => known != *retention,
+        None => nothing(retention.shard) != **retention,
+    });
+    news.map(|(_, retention)| *retention).collect()
 }
 
 /// A gateway; what it was sent.

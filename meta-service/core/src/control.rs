@@ -5,14 +5,28 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_proto::{
     ids::{Incarnation, SiteId},
-    meta::{GatewayReport, SiteReport, Topology},
+    meta::{
+        GatewayReport, Liveness, ShardRetention, SiteInfo, SiteReport, SiteState,
+        StorageDescription, Topology,
+    },
 };
 
 use crate::{
     liveness::Leases,
     membership::{GatewayState, Membership, Refusal, Saved},
+    reports::Reports,
+    retention,
     routes::{Delta, Filter, Routes, Wanted},
+    steering::{Steer, SteerRefusal},
+    storage_view::{self, StorageFigures},
+    transitions::{Members, Step, Transitions},
 };
+
+/// From this protocol version on sites know holders.
+const TRANSITIONS_VERSION: u32 = 2;
+
+/// How often retention is merged and figures are counted, at most.
+const MERGE_MS: u64 = 1000;
 
 /// Names one peer's stream of this process life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,6 +35,10 @@ pub struct StreamId(pub u64);
 /// Names one request to cover filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CoverId(pub u64);
+
+/// Names one operator's request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SteerId(pub u64);
 
 /// The time of a turn.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +78,13 @@ pub enum Event {
         /// They.
         filters: Vec<Filter>,
     },
+    /// An operator asks.
+    Steer {
+        /// The request.
+        request: SteerId,
+        /// For what.
+        steer: Steer,
+    },
     /// The registry was whole and was read.
     Sweep {
         /// Filters that sessions have.
@@ -98,6 +123,13 @@ pub enum Effect {
         /// The version that covers them.
         version: u64,
     },
+    /// The operator's request is done, or refused.
+    Steered {
+        /// The request.
+        request: SteerId,
+        /// Its site.
+        result: Result<SiteId, SteerRefusal>,
+    },
     /// Too many requests wait.
     Busy {
         /// The one that is not taken.
@@ -118,6 +150,14 @@ pub struct Turn {
     pub deltas: Vec<Delta>,
     /// To tell everybody.
     pub topology: Option<Topology>,
+    /// To tell sites.
+    pub retention: Option<Vec<ShardRetention>>,
+    /// To export, from time to time.
+    pub figures: Option<StorageFigures>,
+    /// To log.
+    pub steps: Vec<Step>,
+    /// The store was set back: sites have seen this version. Not ready, and to be logged.
+    pub set_back_from: Option<u64>,
     /// Newest version that every live gateway has acknowledged.
     pub covered: u64,
     /// In order.
@@ -133,6 +173,10 @@ pub struct Limits {
     pub duplicate_ms: u64,
     /// Requests to cover filters that wait at once.
     pub covers_max: usize,
+    /// Silence after which a site that is down is given up, in ms.
+    pub replace_after_ms: u64,
+    /// Shards that change their replicas at once.
+    pub transitions_max: usize,
 }
 
 /// Everything the controller knows.
@@ -141,6 +185,14 @@ pub struct Control {
     limits: Limits,
     membership: Membership,
     routes: Routes,
+    reports: Reports,
+    transitions: Transitions,
+    /// As of the newest topology; none if it changed.
+    members: Option<Members>,
+    /// Since when sites are down, by the own clock.
+    down_ms: BTreeMap<SiteId, u64>,
+    retention: Vec<ShardRetention>,
+    merged_ms: Option<u64>,
     sites: Leases<SiteId>,
     gateways: Leases<Incarnation>,
     site_streams: BTreeMap<SiteId, StreamId>,
@@ -166,8 +218,15 @@ impl Control {
             routes.acknowledge(*gateway, 0);
         }
         let gateways = Leases::new(lease_ms, live, now.mono_ms);
+        let transitions = Transitions::new(limits.transitions_max, membership.version());
         Control {
             limits,
+            transitions,
+            reports: Reports::default(),
+            members: None,
+            down_ms: BTreeMap::new(),
+            retention: Vec::new(),
+            merged_ms: None,
             membership,
             routes,
             sites,
@@ -196,12 +255,15 @@ impl Control {
     pub fn begin(&mut self, now: Now) {
         let stalled = self.sites.turn(now.mono_ms) | self.gateways.turn(now.mono_ms);
         self.turn.stalled |= stalled;
+        if stalled {
+            self.down_ms.values_mut().for_each(|since_ms| *since_ms = now.mono_ms);
+        }
     }
 
     /// Takes in one event.
     pub fn handle(&mut self, event: Event, now: Now) {
         match event {
-            Event::Site { stream, report } => self.site(stream, &report, now),
+            Event::Site { stream, report } => self.site(stream, report, now),
             Event::Gateway { stream, report } => self.gateway(stream, &report, now),
             Event::Closed { stream } => {
                 self.accepted.remove(&stream);
@@ -214,6 +276,7 @@ impl Control {
                     self.asked.push((request, filters));
                 }
             }
+            Event::Steer { request, steer } => self.steer(request, &steer),
             Event::Sweep { wanted, read_ms } => {
                 let delta = self.routes.sweep(wanted, read_ms);
                 self.turn.deltas.extend(delta);
@@ -221,23 +284,72 @@ impl Control {
         }
     }
 
-    fn site(&mut self, stream: StreamId, report: &SiteReport, now: Now) {
+    fn site(&mut self, stream: StreamId, report: SiteReport, now: Now) {
         let checked = self
             .membership
-            .check_site(report)
-            .and_then(|()| self.check_single(stream, report, now));
+            .check_site(&report)
+            .and_then(|()| self.check_single(stream, &report, now));
         if let Err(refusal) = checked {
             return self.turn.effects.push(Effect::Refuse { stream, refusal });
         }
         let site = SiteId(report.site_id);
-        self.changed |= self.membership.site(report);
+        self.take_over_address(&report);
+        self.touch(|membership| membership.site(&report));
+        let next_version = self.membership.version() + 1;
+        for shard in self.membership.succeed_damaged(site, &report.damaged) {
+            self.changed = true;
+            self.transitions.note(shard, next_version);
+        }
         self.site_streams.insert(site, stream);
         if report.leaving {
             self.sites.forget(site);
+            self.reports.forget(site);
         } else {
             self.sites.renew(site, now.mono_ms);
+            self.reports.take(report);
         }
         self.accept(stream);
+    }
+
+    /// A new site at the address of one whose stream has ended: that one's process is gone.
+    fn take_over_address(&mut self, report: &SiteReport) {
+        if self.membership.sites().contains_key(&SiteId(report.site_id)) {
+            return;
+        }
+        let streams = &self.site_streams;
+        let gone = |(site, info): &(&SiteId, &SiteInfo)| {
+            info.address == report.address && !streams.contains_key(*site)
+        };
+        let gone: Vec<SiteId> =
+            self.membership.sites().iter().filter(gone).map(|(site, _)| *site).collect();
+        gone.into_iter().for_each(|site| self.site_down(site));
+    }
+
+    /// Changes members, and has what depends on them found anew if that changed something.
+    fn touch(&mut self, change: impl FnOnce(&mut Membership) -> bool) -> bool {
+        let changed = change(&mut self.membership);
+        if changed {
+            self.changed = true;
+            self.members = None;
+            self.transitions.replan();
+        }
+        changed
+    }
+
+    fn site_down(&mut self, site: SiteId) {
+        self.sites.forget(site);
+        self.reports.forget(site);
+        self.touch(|membership| membership.site_down(site));
+    }
+
+    fn steer(&mut self, request: SteerId, steer: &Steer) {
+        let mut result = Err(SteerRefusal::SetBack);
+        self.touch(|membership| {
+            let steered = membership.steer(steer);
+            result = steered.clone().map(|(site, _)| site);
+            steered.is_ok_and(|(_, changed)| changed)
+        });
+        self.turn.effects.push(Effect::Steered { request, result });
     }
 
     /// A site's data is one directory and one process: its id at a second address is a copy.
@@ -282,6 +394,8 @@ impl Control {
     /// answers those that are in effect.
     pub fn finish(&mut self, now: Now) -> Turn {
         self.declare(now);
+        self.give_up(now);
+        self.move_shards();
         if !self.asked.is_empty() {
             let asked = std::mem::take(&mut self.asked);
             let delta = self.routes.cover(asked.iter().flat_map(|(_, filters)| filters));
@@ -289,7 +403,9 @@ impl Control {
             let version = self.routes.version();
             self.waiting.extend(asked.into_iter().map(|(request, _)| (version, request)));
         }
+        self.merge(now);
         let mut turn = std::mem::take(&mut self.turn);
+        turn.set_back_from = self.membership.set_back_from();
         turn.covered = self.routes.covered(now.mono_ms);
         for (version, request) in
             self.waiting.extract_if(.., |(version, _)| *version <= turn.covered)
@@ -309,8 +425,7 @@ impl Control {
 
     fn declare(&mut self, now: Now) {
         for site in self.sites.over(now.mono_ms) {
-            self.sites.forget(site);
-            self.changed |= self.membership.site_down(site);
+            self.site_down(site);
         }
         for gateway in self.gateways.over(now.mono_ms) {
             self.gateways.forget(gateway);
@@ -322,11 +437,120 @@ impl Control {
         self.changed |= !forgotten.is_empty();
         self.turn.forgotten.extend(forgotten);
     }
+
+    /// Gives up sites that were down for too long, and those whose disk was wiped, while enough others
+    /// are left.
+    fn give_up(&mut self, now: Now) {
+        let down = |info: &SiteInfo| info.liveness() != Liveness::Up;
+        let sites = self.membership.sites();
+        self.down_ms.retain(|site, _| sites.get(site).is_some_and(down));
+        for (site, _) in sites.iter().filter(|(_, info)| down(info)) {
+            self.down_ms.entry(*site).or_insert(now.mono_ms);
+        }
+        let mut given_up = self.membership.succeeded_sites();
+        given_up.extend(self.overdue(now));
+        for site in given_up {
+            if self.can_spare(site) {
+                self.touch(|membership| membership.set_state(site, SiteState::Lost));
+            }
+        }
+    }
+
+    /// Active sites that are down for longer than sites are waited for.
+    fn overdue(&self, now: Now) -> Vec<SiteId> {
+        let over =
+            |since_ms: u64| now.mono_ms.saturating_sub(since_ms) > self.limits.replace_after_ms;
+        let active = |site: &SiteId| {
+            self.membership.sites().get(site).is_some_and(|info| info.state() == SiteState::Active)
+        };
+        let overdue = self.down_ms.iter().filter(|(site, since)| over(**since) && active(site));
+        overdue.map(|(site, _)| *site).collect()
+    }
+
+    fn can_spare(&self, site: SiteId) -> bool {
+        self.membership.set_back_from().is_none()
+            && self.membership.eligible_without(site) >= self.membership.replication_factor()
+    }
+
+    /// Takes the next steps of shards, unless the store was set back.
+    fn move_shards(&mut self) {
+        if self.membership.set_back_from().is_some() {
+            return;
+        }
+        let hold = self.hold().is_some();
+        let members = self.members.get_or_insert_with(|| self.membership.members());
+        let steps = self.membership.decide(&mut self.transitions, members, &self.reports, hold);
+        self.changed |= !steps.is_empty();
+        self.turn.steps.extend(steps);
+        self.touch(Membership::settle_drained);
+    }
+
+    /// Why no transition may begin.
+    fn hold(&self) -> Option<String> {
+        let up = |info: &&SiteInfo| info.liveness() == Liveness::Up;
+        for info in self.membership.sites().values().filter(up) {
+            let name = &info.name;
+            match self.reports.site(SiteId(info.site_id)) {
+                None => return Some(format!("site {name} has not reported yet")),
+                Some(held) if held.versions.newest < TRANSITIONS_VERSION => {
+                    return Some(format!(
+                        "site {name} speaks only protocol version {}: upgrade it first",
+                        held.versions.newest
+                    ));
+                }
+                Some(_) => {}
+            }
+        }
+        None
+    }
+
+    /// Why nothing moves although something should.
+    fn held_back(&self, now: Now) -> Option<String> {
+        if let Some(version) = self.membership.set_back_from() {
+            return Some(format!(
+                "the store was set back: it had version {} of the topology or an older one, and a site has seen {version}",
+                self.membership.version()
+            ));
+        }
+        let kept = self.overdue(now).into_iter().find(|site| !self.can_spare(*site));
+        if let Some(info) = kept.and_then(|site| self.membership.sites().get(&site)) {
+            return Some(format!(
+                "site {} is down and not replaced: that needs {} other active sites, and there are {}",
+                info.name,
+                self.membership.replication_factor(),
+                self.membership.eligible_without(SiteId(info.site_id))
+            ));
+        }
+        let shards = self.membership.placement();
+        let wanted = shards.iter().any(|shard| !shard.holders.is_empty())
+            || self.transitions.unplaced(shards).is_none_or(|shards| shards > 0);
+        self.hold().filter(|_| wanted)
+    }
+
+    /// What operators see. Only between turns, when all is durable.
+    pub fn describe_storage(&self, now: Now) -> StorageDescription {
+        storage_view::describe(&self.membership, &self.reports, self.held_back(now))
+    }
+
+    /// Merges retention and counts figures, from time to time.
+    fn merge(&mut self, now: Now) {
+        let due = |at: u64| now.mono_ms.saturating_sub(at) >= MERGE_MS;
+        if !self.membership.is_formed() || !self.merged_ms.is_none_or(due) {
+            return;
+        }
+        self.merged_ms = Some(now.mono_ms);
+        self.turn.figures = Some(storage_view::figures(&self.membership, &self.reports));
+        let merged = retention::merge(&self.reports, self.membership.shards());
+        if merged != self.retention {
+            self.retention.clone_from(&merged);
+            self.turn.retention = Some(merged);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use holdfast_proto::{PROTOCOL_VERSION, ids::Namespace, meta::Liveness, shard::GatewayRef};
+    use holdfast_proto::{PROTOCOL_VERSION, ids::Namespace, shard::GatewayRef, version::Versions};
 
     use super::*;
     use crate::{membership, routes};
@@ -350,8 +574,13 @@ mod tests {
             gateways_max: 10,
             dead_gateways_max: 2,
             dead_gateway_ms: 60_000,
+            versions: Versions::default(),
         };
-        let membership = Membership::new(limits, Saved { topology, next_replica_id: 1 }, gateways);
+        let membership = Membership::new(
+            limits,
+            Saved { topology, next_replica_id: 1, set_back_from: 0 },
+            gateways,
+        );
         let limits = routes::Limits {
             values_max: 10,
             filters_max: 100,
@@ -359,7 +588,13 @@ mod tests {
             retire_ms: 100,
         };
         let routes = Routes::new(limits, 1, []);
-        Control::new(Limits { duplicate_ms: 300, covers_max: 2 }, membership, routes, now(0))
+        let limits = Limits {
+            duplicate_ms: 300,
+            covers_max: 2,
+            replace_after_ms: 60_000,
+            transitions_max: 4,
+        };
+        Control::new(limits, membership, routes, now(0))
     }
 
     fn gateway(incarnation: u64, acknowledged_version: u64) -> Event {

@@ -3,19 +3,23 @@
 //! Invariants: replica ids are never used twice; the version grows with every change; once formed, a
 //! cluster keeps its number of shards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use holdfast_proto::{
-    PROTOCOL_VERSION,
     ids::{Incarnation, SiteId},
     meta::{
         Damaged, GatewayInfo, GatewayReport, Liveness, ReplicaInfo, ShardInfo, SiteInfo,
         SiteReport, SiteState, Topology,
     },
+    version::{NoCommonVersion, Versions},
 };
 use thiserror::Error;
 
-use crate::placement::{self, Candidate};
+use crate::{
+    placement::{self, Candidate},
+    reports::Reports,
+    transitions::{Given, Member, Members, Step, Transitions},
+};
 
 /// Label of a site that names what fails together with it.
 pub const ZONE_LABEL: &str = "zone";
@@ -27,11 +31,8 @@ const RETIRED_MAX: usize = 16;
 #[derive(Debug, Error, Clone, PartialEq, Eq)]
 pub enum Refusal {
     /// It speaks another protocol.
-    #[error("protocol version {theirs} is not {PROTOCOL_VERSION}, which this cluster speaks")]
-    Protocol {
-        /// The peer's version.
-        theirs: u32,
-    },
+    #[error("protocol version {} cannot be spoken here: {_0}", _0.theirs.newest)]
+    Protocol(#[from] NoCommonVersion),
     /// It belongs to another cluster.
     #[error("it belongs to cluster {theirs}, this is cluster {ours}")]
     OtherCluster {
@@ -90,6 +91,8 @@ pub struct Limits {
     pub dead_gateways_max: usize,
     /// How long it names them, in ms.
     pub dead_gateway_ms: u64,
+    /// What this process speaks.
+    pub versions: Versions,
 }
 
 /// What is persisted of a membership, apart from gateways.
@@ -99,6 +102,9 @@ pub struct Saved {
     pub topology: Topology,
     /// Replica ids below are used.
     pub next_replica_id: u64,
+    /// A site has seen this version of the topology, which is newer than the store had: the store was set
+    /// back. 0: no such site.
+    pub set_back_from: u64,
 }
 
 /// Sites, placement and gateways.
@@ -108,6 +114,7 @@ pub struct Membership {
     /// Its `sites`, and `gateways` stay empty here.
     head: Topology,
     next_replica_id: u64,
+    set_back_from: u64,
     sites: BTreeMap<SiteId, SiteInfo>,
     gateways: BTreeMap<Incarnation, GatewayState>,
 }
@@ -127,6 +134,7 @@ impl Membership {
             limits,
             head: saved.topology,
             next_replica_id: saved.next_replica_id.max(1),
+            set_back_from: saved.set_back_from,
             sites,
             gateways,
         }
@@ -174,7 +182,27 @@ impl Membership {
     pub fn saved(&self) -> Saved {
         let sites = self.sites.values().cloned().collect();
         let topology = Topology { sites, ..self.head.clone() };
-        Saved { topology, next_replica_id: self.next_replica_id }
+        Saved { topology, next_replica_id: self.next_replica_id, set_back_from: self.set_back_from }
+    }
+
+    /// Version of the topology.
+    pub fn version(&self) -> u64 {
+        self.head.version
+    }
+
+    /// Where shards are.
+    pub fn placement(&self) -> &[ShardInfo] {
+        &self.head.placement
+    }
+
+    /// Replicas of every shard.
+    pub fn replication_factor(&self) -> usize {
+        self.head.replication_factor as usize
+    }
+
+    /// The version that a site has seen, if it is newer than what the store had.
+    pub fn set_back_from(&self) -> Option<u64> {
+        (self.set_back_from != 0).then_some(self.set_back_from)
     }
 
     /// The next version begins.
@@ -187,7 +215,8 @@ impl Membership {
     /// # Errors
     /// Why it may not.
     pub fn check_site(&self, report: &SiteReport) -> Result<(), Refusal> {
-        self.check_peer(report.protocol_version, &report.cluster_id)?;
+        let versions = Versions::announced(report.protocol_version, report.protocol_version_min);
+        self.check_peer(versions, &report.cluster_id)?;
         let site = SiteId(report.site_id);
         match site {
             SiteId(0) => return Err(Refusal::Missing { field: "site id" }),
@@ -207,7 +236,8 @@ impl Membership {
     /// # Errors
     /// Why it may not.
     pub fn check_gateway(&self, report: &GatewayReport) -> Result<Incarnation, Refusal> {
-        self.check_peer(report.protocol_version, &report.cluster_id)?;
+        let versions = Versions::announced(report.protocol_version, report.protocol_version_min);
+        self.check_peer(versions, &report.cluster_id)?;
         let gateway = report.gateway.as_ref().map_or(0, |gateway| gateway.incarnation);
         if gateway == 0 {
             return Err(Refusal::Missing { field: "incarnation" });
@@ -220,10 +250,8 @@ impl Membership {
         Ok(gateway)
     }
 
-    fn check_peer(&self, theirs: u32, cluster_id: &str) -> Result<(), Refusal> {
-        if theirs != PROTOCOL_VERSION {
-            return Err(Refusal::Protocol { theirs });
-        }
+    fn check_peer(&self, theirs: Versions, cluster_id: &str) -> Result<(), Refusal> {
+        self.limits.versions.common(theirs)?;
         if !cluster_id.is_empty() && cluster_id != self.head.cluster_id {
             let (theirs, ours) = (cluster_id.to_owned(), self.head.cluster_id.clone());
             return Err(Refusal::OtherCluster { theirs, ours });
@@ -233,24 +261,33 @@ impl Membership {
 
     /// Takes in a checked report. True: the topology changed.
     pub fn site(&mut self, report: &SiteReport) -> bool {
+        let mut changed = false;
+        if report.topology_version > self.head.version.max(self.set_back_from) {
+            self.set_back_from = report.topology_version;
+            changed = true;
+        }
         let liveness = if report.leaving { Liveness::Down } else { Liveness::Up };
-        let info = SiteInfo {
-            site_id: report.site_id,
-            name: report.name.clone(),
-            address: report.address.clone(),
-            liveness: liveness.into(),
-            labels: report.labels.clone(),
-            state: SiteState::Active.into(),
-        };
-        let site = SiteId(report.site_id);
-        let mut changed = self.sites.get(&site) != Some(&info);
-        if changed {
-            self.sites.insert(site, info);
+        let known = self.sites.get(&SiteId(report.site_id));
+        let state = known.map_or(SiteState::Active, |known| returned(known, liveness));
+        let same = known.is_some_and(|known| {
+            known.name == report.name
+                && known.address == report.address
+                && known.labels == report.labels
+                && known.liveness() == liveness
+                && known.state() == state
+        });
+        if !same {
+            let info = SiteInfo {
+                site_id: report.site_id,
+                name: report.name.clone(),
+                address: report.address.clone(),
+                liveness: liveness.into(),
+                labels: report.labels.clone(),
+                state: state.into(),
+            };
+            self.sites.insert(SiteId(report.site_id), info);
         }
-        for damaged in &report.damaged {
-            changed |= self.succeed(site, damaged);
-        }
-        self.form() || changed
+        self.form() || changed || !same
     }
 
     /// The site is silent. True: the topology changed.
@@ -259,12 +296,100 @@ impl Membership {
         std::mem::replace(&mut info.liveness, Liveness::Down.into()) != i32::from(Liveness::Down)
     }
 
+    /// The site's state is another from now on. True: the topology changed.
+    pub(crate) fn set_state(&mut self, site: SiteId, state: SiteState) -> bool {
+        let Some(info) = self.sites.get_mut(&site) else { return false };
+        std::mem::replace(&mut info.state, state.into()) != i32::from(state)
+    }
+
+    /// The site is no member any more.
+    pub(crate) fn remove_site(&mut self, site: SiteId) -> bool {
+        self.sites.remove(&site).is_some()
+    }
+
+    /// Replicas of the site, and what it only holds.
+    pub fn holdings(&self, site: SiteId) -> (usize, usize) {
+        let of = |replicas: &[ReplicaInfo]| {
+            replicas.iter().filter(|replica| replica.site_id == site.0).count()
+        };
+        let shards = self.head.placement.iter();
+        shards.fold((0, 0), |(replicas, holders), shard| {
+            (replicas + of(&shard.replicas), holders + of(&shard.holders))
+        })
+    }
+
+    /// Sites that are up and hold what placement gives them, apart from one.
+    pub fn eligible_without(&self, site: SiteId) -> usize {
+        let eligible = |info: &&SiteInfo| is_eligible(info) && info.site_id != site.0;
+        self.sites.values().filter(eligible).count()
+    }
+
+    /// Sites that are down and have not been given up, and whose address another site has that is up:
+    /// their disks were wiped.
+    pub(crate) fn succeeded_sites(&self) -> Vec<SiteId> {
+        let up = |info: &&SiteInfo| info.liveness() == Liveness::Up;
+        let kept = |info: &&SiteInfo| {
+            info.liveness() != Liveness::Up
+                && matches!(info.state(), SiteState::Active | SiteState::Draining)
+        };
+        let mut down = self.sites.values().filter(kept).peekable();
+        if down.peek().is_none() {
+            return Vec::new();
+        }
+        let addresses: BTreeSet<&str> =
+            self.sites.values().filter(up).map(|info| info.address.as_str()).collect();
+        let gone = down.filter(|info| addresses.contains(info.address.as_str()));
+        gone.map(|info| SiteId(info.site_id)).collect()
+    }
+
+    /// Sites as transitions see them.
+    pub fn members(&self) -> Members {
+        self.sites.iter().map(|(site, info)| (*site, member(info))).collect()
+    }
+
+    /// Takes the next steps towards where shards should be.
+    pub fn decide(
+        &mut self,
+        transitions: &mut Transitions,
+        members: &Members,
+        reports: &Reports,
+        hold: bool,
+    ) -> Vec<Step> {
+        let given = Given {
+            members,
+            reports,
+            replicas: self.replication_factor(),
+            next_version: self.head.version + 1,
+            hold,
+        };
+        transitions.decide(&mut self.head.placement, &mut self.next_replica_id, given)
+    }
+
+    /// Sites that are drained and hold nothing any more are called so. True: the topology changed.
+    pub fn settle_drained(&mut self) -> bool {
+        let draining = |info: &&SiteInfo| info.state() == SiteState::Draining;
+        let draining: Vec<SiteId> =
+            self.sites.values().filter(draining).map(|info| SiteId(info.site_id)).collect();
+        let empty = draining.into_iter().filter(|site| self.holdings(*site) == (0, 0));
+        let empty: Vec<SiteId> = empty.collect();
+        empty
+            .iter()
+            .fold(false, |changed, site| self.set_state(*site, SiteState::Drained) | changed)
+    }
+
+    /// Gives damaged replicas their successors; the shards that changed.
+    pub fn succeed_damaged(&mut self, site: SiteId, damaged: &[Damaged]) -> Vec<u32> {
+        if self.set_back_from != 0 {
+            return Vec::new();
+        }
+        let succeeded = damaged.iter().filter(|damaged| self.succeed(site, damaged));
+        succeeded.map(|damaged| damaged.shard).collect()
+    }
+
     /// A damaged replica never votes again: its site joins the shard anew, by a new replica id.
     fn succeed(&mut self, site: SiteId, damaged: &Damaged) -> bool {
-        let Some(shard) = self.head.placement.iter_mut().find(|shard| shard.shard == damaged.shard)
-        else {
-            return false;
-        };
+        let shards = &mut self.head.placement;
+        let Some(shard) = shards.get_mut(damaged.shard as usize) else { return false };
         let held = shard
             .replicas
             .iter_mut()
@@ -281,17 +406,12 @@ impl Membership {
 
     /// Places all shards once there are sites enough.
     fn form(&mut self) -> bool {
-        if self.is_formed() {
+        if self.is_formed() || self.set_back_from != 0 {
             return false;
         }
-        let up = self.sites.values().filter(|site| site.liveness() == Liveness::Up);
-        let candidate = |site: &SiteInfo| Candidate {
-            site: SiteId(site.site_id),
-            zone: site.labels.get(ZONE_LABEL).cloned().unwrap_or_default(),
-        };
-        let candidates: Vec<Candidate> = up.map(candidate).collect();
-        let shards = self.shards();
-        let replicas = self.head.replication_factor as usize;
+        let eligible = self.sites.values().filter(|info| is_eligible(info));
+        let candidates: Vec<Candidate> = eligible.map(|info| member(info).candidate).collect();
+        let (shards, replicas) = (self.shards(), self.replication_factor());
         let Some(placement) = placement::place(&candidates, shards, replicas, &[]) else {
             return false;
         };
@@ -355,4 +475,30 @@ impl Membership {
 
 fn incarnation(info: &GatewayInfo) -> Incarnation {
     Incarnation(info.gateway.as_ref().map_or(0, |gateway| gateway.incarnation))
+}
+
+fn is_eligible(info: &SiteInfo) -> bool {
+    info.liveness() == Liveness::Up && info.state() == SiteState::Active
+}
+
+fn member(info: &SiteInfo) -> Member {
+    let candidate = Candidate {
+        site: SiteId(info.site_id),
+        zone: info.labels.get(ZONE_LABEL).cloned().unwrap_or_default(),
+        gains: is_eligible(info),
+        keeps: info.state() == SiteState::Active,
+    };
+    let up = info.liveness() == Liveness::Up;
+    Member { candidate, up, lost: info.state() == SiteState::Lost }
+}
+
+/// The state of a site that reports: one that was given up is active again, one that was drained only if
+/// it was down meanwhile.
+fn returned(known: &SiteInfo, liveness: Liveness) -> SiteState {
+    let newly = known.liveness() != Liveness::Up && liveness == Liveness::Up;
+    match known.state() {
+        SiteState::Lost if liveness == Liveness::Up => SiteState::Active,
+        SiteState::Drained if newly => SiteState::Active,
+        state => state,
+    }
 }
