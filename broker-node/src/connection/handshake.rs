@@ -250,7 +250,7 @@ fn live<T: Transport>(
         home: home_shard(NAMESPACE, &client.client_id, shared.cluster.shards()),
         last_received_ms: shared.clock.now_ms(),
         silence_ms_max: u64::from(keep_alive_s) * 1500,
-        session_expires: session_expiry_s > 0,
+        session_expires: connect.session_expiry_s.is_some_and(|asked_s| asked_s > 0),
         epoch: Epoch(row.epoch),
         io,
         inbox,
