@@ -1,10 +1,14 @@
+use std::collections::BTreeSet;
+
 use holdfast_proto::ids::Incarnation;
 use holdfast_proto::shard::command::Command as Kind;
 use holdfast_proto::shard::{
-    Abandon, Claim, DeliveryState, Disconnect, InFlight, SessionRow, Status, Subscribe,
-    Subscription, Unsubscribe,
+    Abandon, Claim, DeliveryState, Disconnect, InFlight, MoveOn, SessionRow, ShardPosition, Status,
+    Subscribe, Subscription, Unsubscribe,
 };
-use holdfast_shard::FORGET_AFTER_MS;
+use holdfast_shard::{FEATURE_LEVEL, FORGET_AFTER_MS, Request};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 
 use crate::support::*;
 
@@ -268,6 +272,119 @@ fn every_session_is_visited_once_whether_in_memory_or_not() {
     seen.sort_unstable();
     assert_eq!(seen, ["c0", "c1", "c2", "c3", "c4", "c5"]);
     assert_eq!((leader.shard.session_count(), leader.shard.connected_count()), (6, 3));
+}
+
+fn move_on(of: &SessionRow, to: u64, lost: u64) -> Kind {
+    Kind::MoveOn(MoveOn {
+        client: Some(client("a")),
+        epoch: of.epoch,
+        instance: of.instance,
+        cursor: vec![ShardPosition { shard: 0, position: to }],
+        lost,
+    })
+}
+
+#[test]
+fn a_session_without_a_client_is_moved_on_and_its_losses_add_up() {
+    let mut leader = Leader::new();
+    let owner = leader.claim(claim("a", 1)).row.unwrap();
+    let wanted = |filter: &str, since| Subscription {
+        filter: filter.into(),
+        since,
+        ..Subscription::default()
+    };
+    subscribe(&mut leader, &owner, wanted("t/#", vec![10]));
+    subscribe(&mut leader, &owner, wanted("u", vec![20]));
+    leader.command(Kind::Disconnect(disconnect("a", owner.epoch, owner.instance)));
+    assert_eq!(leader.command(move_on(&owner, 12, 3)), Status::Unavailable, "level 1");
+    leader.run(&[Request::SetFeatureLevel(FEATURE_LEVEL)]);
+    for (to, lost, cursor, expected) in
+        [(12, 3, 12, 3), (12, 3, 12, 3), (9, 5, 12, 3), (15, 0, 15, 3), (18, 4, 18, 7)]
+    {
+        assert_eq!(leader.command(move_on(&owner, to, lost)), Status::Ok);
+        assert_eq!((row(&leader).cursor[0], row(&leader).lost), (cursor, expected), "{to}");
+        let listed = leader.applied.as_ref().unwrap().changed.len();
+        assert_eq!(listed, usize::from(lost > 0), "listed when something is lost");
+    }
+    assert_eq!(row(&leader).subscriptions, [wanted("t/#", vec![]), wanted("u", vec![20])]);
+    leader.restart();
+    assert_eq!(row(&leader).lost, 7);
+    let resumed = leader.claim(claim("a", 2)).row.unwrap();
+    assert_eq!((resumed.cursor[0], resumed.lost), (18, 7));
+}
+
+#[test]
+fn a_session_that_somebody_owns_is_not_moved_on_single_owner() {
+    let mut leader = Leader::new();
+    leader.run(&[Request::SetFeatureLevel(FEATURE_LEVEL)]);
+    let first = leader.claim(claim("a", 1)).row.unwrap();
+    assert_eq!(leader.command(move_on(&first, 5, 1)), Status::Fenced, "owned");
+    leader.command(Kind::Disconnect(disconnect("a", first.epoch, first.instance)));
+    let second = leader.claim(claim("a", 2)).row.unwrap();
+    leader.command(Kind::Disconnect(disconnect("a", second.epoch, second.instance)));
+    assert_eq!(leader.command(move_on(&first, 5, 1)), Status::Fenced, "another epoch");
+    let other = SessionRow { instance: first.instance + 9, ..second.clone() };
+    assert_eq!(leader.command(move_on(&other, 5, 1)), Status::Fenced, "another instance");
+    let mut wrong = move_on(&second, 5, 1);
+    if let Kind::MoveOn(wrong) = &mut wrong {
+        wrong.cursor[0].shard = 1;
+    }
+    assert_eq!(leader.command(wrong), Status::Invalid);
+    assert_eq!((row(&leader).cursor[0], row(&leader).lost), (0, 0));
+    assert_eq!(leader.command(move_on(&second, 5, 1)), Status::Ok);
+    // A claim that is decided in the same entry comes first.
+    let claims = command(Kind::Claim(claim("a", 3)));
+    let late = command(move_on(&second, 9, 1));
+    let outcomes = leader.run(&[claims, late]);
+    assert_eq!(outcomes[1].status(), Status::Fenced);
+    assert_eq!((row(&leader).cursor[0], row(&leader).lost), (5, 1));
+}
+
+#[test]
+fn a_walk_visits_every_session_once_in_order() {
+    for seed in 0..40 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut leader = Leader::new();
+        let (mut durable, mut ended) = (BTreeSet::new(), BTreeSet::new());
+        for _ in 0..60 {
+            let id = format!("c{}", rng.random_range(0..80));
+            let expiry_interval_s = if rng.random_bool(0.2) { 0 } else { 3600 };
+            let owner = leader.claim(Claim { expiry_interval_s, ..claim(&id, 1) }).row.unwrap();
+            let leaves = rng.random_bool(0.6);
+            if leaves {
+                leader.command(Kind::Disconnect(disconnect(&id, owner.epoch, owner.instance)));
+            }
+            let is_ended = leaves && expiry_interval_s == 0;
+            if is_ended { &mut ended } else { &mut durable }.insert(id.clone());
+            if is_ended { &mut durable } else { &mut ended }.remove(&id);
+            match rng.random_range(0..12) {
+                0 => leader.restart(),
+                1 => {
+                    let frozen = leader.shard.freeze();
+                    leader.base.write(&frozen);
+                    leader.shard.thaw();
+                }
+                _ => {}
+            }
+        }
+        let (mut seen, mut after) = (Vec::new(), None);
+        let limit = rng.random_range(1..30);
+        loop {
+            let before = seen.len();
+            after = leader
+                .shard
+                .walk(after.as_ref(), limit, |client, row| {
+                    assert!(row.expiry_interval_s != 0 || row.owner.is_some());
+                    seen.push(client.client_id);
+                })
+                .unwrap();
+            assert!(seen.len() - before <= limit);
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(seen, Vec::from_iter(durable), "seed {seed}");
+    }
 }
 
 #[test]
