@@ -3,6 +3,7 @@
 
 pub mod config;
 mod controller;
+mod election;
 mod filters;
 mod leading;
 mod metrics;
@@ -10,6 +11,7 @@ mod rows;
 pub mod server;
 mod service;
 mod sessions;
+mod standby;
 mod steering;
 pub mod store;
 pub mod stores;
@@ -17,4 +19,5 @@ mod streams;
 mod sweep;
 
 pub use controller::ControllerError;
+pub use election::Lost;
 pub use rows::BadRow;

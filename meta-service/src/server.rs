@@ -4,6 +4,7 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
+    pin::pin,
     sync::Arc,
     time::Duration,
 };
@@ -11,17 +12,22 @@ use std::{
 use holdfast_node_kit::{grpc, health::Health, shutdown::Shutdown};
 use holdfast_proto::meta::meta_server::MetaServer;
 use thiserror::Error;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic::transport::server::TcpIncoming;
 
 use crate::{
     config::{Config, StoreKind},
     controller::{self, ControllerError},
+    election::{Candidate, Elected, Lost, News},
     leading::{Leading, Role, Standing},
     service::MetaService,
     sessions::Sessions,
-    store::Store,
-    stores::sled::{OpenError, SledStore},
+    standby::Standby,
+    store::{Store, StoreError},
+    stores::{
+        etcd::{EtcdError, EtcdStore},
+        sled::{OpenError, SledStore},
+    },
     sweep,
 };
 
@@ -45,6 +51,15 @@ pub enum ServerError {
     /// The store cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// The etcd store cannot be opened.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    /// The store will not work again.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// This process is elected no longer.
+    #[error(transparent)]
+    Lost(#[from] Lost),
     /// The controller ended.
     #[error(transparent)]
     Controller(#[from] ControllerError),
@@ -56,7 +71,23 @@ pub enum ServerError {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// Serves on `listener` until `shutdown`, or until something fails.
+impl ServerError {
+    /// Whether a new election mends nothing.
+    fn is_final(&self) -> bool {
+        let error = match self {
+            ServerError::Store(error)
+            | ServerError::Lost(Lost::Store(error))
+            | ServerError::Controller(ControllerError::Store(error)) => error,
+            ServerError::Lost(_) | ServerError::Controller(ControllerError::Superseded) => {
+                return false;
+            }
+            _ => return true,
+        };
+        matches!(error, StoreError::Stopped(_) | StoreError::Invalid(_))
+    }
+}
+
+/// Serves on `listener` until `shutdown`, or until something fails that a new election does not mend.
 ///
 /// # Errors
 /// What failed.
@@ -66,55 +97,189 @@ pub async fn run(
     shutdown: Shutdown,
     health: Health,
 ) -> Result<(), ServerError> {
-    let data_dir = config.data_dir.clone().unwrap_or_default();
-    // Held until everything has ended.
-    let _lock = lock(&data_dir)?;
-    let store: Arc<dyn Store> = match config.store {
-        StoreKind::Sled | StoreKind::Etcd => Arc::new(SledStore::open(&data_dir.join("store"))?),
-    };
-    let (controller, controller_loop) = controller::start(&config, store.clone()).await?;
-    let (cluster_id, shards) = (controller.cluster_id.clone(), controller.shards);
-    let sessions =
-        Sessions::load(store.clone(), cluster_id, shards, config.limits.list_max).await?;
-    let sessions = Arc::new(sessions);
     let (standing, role) = Role::new();
-    let leading = Leading {
-        controller: controller.clone(),
-        sessions: sessions.clone(),
-        over: shutdown.clone(),
+    let standby = Arc::new(Standby::default());
+    let service = MetaService {
+        role: role.clone(),
+        standby: standby.clone(),
+        cover_filters_max: config.limits.cover_filters_max,
+        list_max: config.limits.list_max,
     };
-    standing.send_replace(Standing::Leading(Arc::new(leading)));
-    let service = MetaService { role, cover_filters_max: config.limits.cover_filters_max };
+    let mut server = tokio::spawn(serve(service, role, config.store, listener, shutdown.clone()));
+    let office = Office { config, standby, standing, health, shutdown: shutdown.clone() };
+    let mut ended = tokio::select! {
+        ended = office.run() => ended,
+        ended = &mut server => {
+            shutdown.trigger();
+            return ended.map_err(ServerError::from).and_then(|ended| ended);
+        }
+    };
+    shutdown.trigger();
+    ended = ended.and(server.await.map_err(ServerError::from).and_then(|ended| ended));
+    ended
+}
+
+async fn serve(
+    service: MetaService,
+    mut role: Role,
+    store: StoreKind,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> Result<(), ServerError> {
+    if store == StoreKind::Sled {
+        // Nobody else can be elected, and it takes no time: peers wait for it in the listener's queue.
+        tokio::select! {
+            () = role.known() => {}
+            () = shutdown.wait() => return Ok(()),
+        }
+    }
     let service = MetaServer::new(service)
         .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX);
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let server = grpc::server().add_service(service);
+    Ok(server.serve_with_incoming_shutdown(incoming, async move { shutdown.wait().await }).await?)
+}
 
-    let mut tasks: JoinSet<Result<(), ServerError>> = JoinSet::new();
-    let stop = shutdown.clone();
-    tasks.spawn(async move { Ok(controller_loop.run(stop, health).await?) });
-    let (stop, limits) = (shutdown.clone(), controller::route_limits(&config));
-    let every = Duration::from_secs(config.limits.sweep_s);
-    tasks.spawn(async move { Ok(sweep::run(controller, sessions, limits, every, stop).await?) });
-    let stop = shutdown.clone();
-    tasks.spawn(async move {
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-        let server = grpc::server().add_service(service);
-        Ok(server.serve_with_incoming_shutdown(incoming, async move { stop.wait().await }).await?)
-    });
-    let mut ended = Ok(());
-    while let Some(result) = tasks.join_next().await {
-        let result = result.map_err(ServerError::from).and_then(|result| result);
-        // One that ends stops the others; the first failure is the cause.
-        shutdown.trigger();
-        ended = ended.and(result);
+/// What a process does to be elected, and while it is.
+struct Office {
+    config: Config,
+    standby: Arc<Standby>,
+    standing: watch::Sender<Standing>,
+    health: Health,
+    shutdown: Shutdown,
+}
+
+impl Office {
+    async fn run(self) -> Result<(), ServerError> {
+        // Held until everything has ended.
+        let mut _lock = None;
+        let store: Arc<dyn Store> = match (&self.config.etcd, &self.config.data_dir) {
+            (Some(etcd), _) => {
+                let waiting = |reason: &str| self.health.set_not_ready(format!("etcd: {reason}"));
+                tokio::select! {
+                    store = EtcdStore::open(etcd, waiting) => Arc::new(store?),
+                    () = self.shutdown.wait() => return Ok(()),
+                }
+            }
+            (None, data_dir) => {
+                let data_dir = data_dir.clone().unwrap_or_default();
+                _lock = Some(lock(&data_dir)?);
+                Arc::new(SledStore::open(&data_dir.join("store"))?)
+            }
+        };
+        self.standby.open(store.clone());
+        let ended = self.stand(&store).await;
+        self.shutdown.trigger();
+        drop(self);
+        // The tasks of the last streams let go of the store a moment after their streams end; who starts the
+        // service again finds the directory free.
+        while Arc::strong_count(&store) > 1 {
+            tokio::task::yield_now().await;
+        }
+        ended
     }
-    drop(standing);
-    // The tasks of the last streams let go of the store a moment after their streams end; who starts the
-    // service again finds the directory free.
-    while Arc::strong_count(&store) > 1 {
-        tokio::task::yield_now().await;
+
+    /// Is elected, leads, and stands again, until the process stops.
+    async fn stand(&self, store: &Arc<dyn Store>) -> Result<(), ServerError> {
+        let ttl = Duration::from_secs(self.config.election_ttl_s);
+        let mut candidate =
+            Candidate::new(store.clone(), self.config.advertised(), &self.config.name, ttl);
+        loop {
+            let elected = tokio::select! {
+                elected = candidate.campaign(|news| self.wait_behind(news)) => elected?,
+                () = self.follow(store) => continue,
+                () = self.shutdown.wait() => return Ok(()),
+            };
+            tracing::info!("elected");
+            let ended = self.lead(&elected).await;
+            match ended {
+                _ if self.shutdown.is_triggered() => return Ok(()),
+                Err(error) if !store.is_shared() || error.is_final() => return Err(error),
+                Err(error) => {
+                    tracing::error!(%error, "elected no longer");
+                    self.health.set_not_ready(error.to_string());
+                }
+                Ok(()) => {}
+            }
+        }
     }
-    ended
+
+    async fn follow(&self, store: &Arc<dyn Store>) {
+        if store.is_shared() {
+            self.standby.follow().await;
+        } else {
+            std::future::pending().await
+        }
+    }
+
+    fn wait_behind(&self, news: News) {
+        match news {
+            News::Elected(address) => {
+                self.standing.send_if_modified(|standing| {
+                    let news = !matches!(standing, Standing::Standby(known) if *known == address);
+                    if news {
+                        tracing::info!(address, "another is elected");
+                        *standing = Standing::Standby(address);
+                    }
+                    news
+                });
+                self.health.set_ready();
+            }
+            News::Trouble(error) => {
+                self.health.set_not_ready(error.to_string());
+                self.standing.send_replace(Standing::Unknown(error.to_string()));
+            }
+        }
+    }
+
+    /// Leads until the lease is lost, the store fails or the process stops; then resigns.
+    async fn lead(&self, elected: &Elected) -> Result<(), ServerError> {
+        let over = Shutdown::new();
+        let mut keep = pin!(elected.keep());
+        let mut tasks = JoinSet::new();
+        let mut ended = tokio::select! {
+            started = self.start(elected.fenced(), &over, &mut tasks) => started,
+            lost = &mut keep => Err(lost.into()),
+            () = self.shutdown.wait() => Ok(()),
+        };
+        if ended.is_ok() {
+            ended = tokio::select! {
+                lost = &mut keep => Err(lost.into()),
+                Some(task) = tasks.join_next() => task.map_err(ServerError::from).and_then(|ended| ended),
+                () = self.shutdown.wait() => Ok(()),
+            };
+        }
+        self.standing.send_replace(Standing::Unknown("the last one resigned".to_owned()));
+        over.trigger();
+        elected.resign().await;
+        while let Some(task) = tasks.join_next().await {
+            // The first failure is the cause.
+            ended = ended.and(task.map_err(ServerError::from).and_then(|ended| ended));
+        }
+        ended
+    }
+
+    async fn start(
+        &self,
+        store: Arc<dyn Store>,
+        over: &Shutdown,
+        tasks: &mut JoinSet<Result<(), ServerError>>,
+    ) -> Result<(), ServerError> {
+        let (controller, controller_loop) = controller::start(&self.config, store.clone()).await?;
+        let (cluster_id, shards) = (controller.cluster_id.clone(), controller.shards);
+        let list_max = self.config.limits.list_max;
+        let sessions = Arc::new(Sessions::load(store, cluster_id, shards, list_max).await?);
+        let (stop, health) = (over.clone(), self.health.clone());
+        tasks.spawn(async move { Ok(controller_loop.run(stop, health).await?) });
+        let (stop, limits) = (over.clone(), controller::route_limits(&self.config));
+        let every = Duration::from_secs(self.config.limits.sweep_s);
+        let (sweeper, swept) = (controller.clone(), sessions.clone());
+        tasks.spawn(async move { Ok(sweep::run(sweeper, swept, limits, every, stop).await?) });
+        let leading = Leading { controller, sessions, over: over.clone() };
+        self.standing.send_replace(Standing::Leading(Arc::new(leading)));
+        Ok(())
+    }
 }
 
 fn lock(path: &Path) -> Result<File, ServerError> {

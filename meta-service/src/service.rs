@@ -1,6 +1,6 @@
 //! The gRPC face.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use futures_util::Stream;
 use holdfast_control::routes::Filter;
@@ -19,13 +19,16 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::{
     leading::Role,
     metrics,
+    standby::Standby,
     streams::{self, GatewayPeer, Peer, SitePeer, UNREAD_MAX},
 };
 
 /// Serves the `Meta` service.
 pub(crate) struct MetaService {
     pub(crate) role: Role,
+    pub(crate) standby: Arc<Standby>,
     pub(crate) cover_filters_max: usize,
+    pub(crate) list_max: usize,
 }
 
 type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -120,14 +123,22 @@ impl Meta for MetaService {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsReply>, Status> {
-        self.role.leading()?.sessions.list(request.into_inner()).await.map(Response::new)
+        let request = request.into_inner();
+        let listed = match self.role.leading() {
+            Ok(leading) => leading.sessions.list(request).await,
+            Err(_) => self.standby.list(self.list_max, request).await,
+        };
+        listed.map(Response::new)
     }
 
     async fn describe(
         &self,
         _: Request<DescribeClusterRequest>,
     ) -> Result<Response<Topology>, Status> {
-        let leading = self.role.leading()?;
-        Ok(Response::new(Topology::clone(&leading.controller.view.borrow().topology)))
+        let topology = match self.role.leading() {
+            Ok(leading) => leading.controller.view.borrow().topology.clone(),
+            Err(_) => self.standby.describe().await?,
+        };
+        Ok(Response::new(Topology::clone(&topology)))
     }
 }

@@ -213,51 +213,12 @@ impl Sessions {
         Ok(())
     }
 
-    /// One page of sessions in the order of namespace and client id. A prefix is looked for in the
-    /// namespace of `after` (0 if there is none).
+    /// One page of sessions.
     pub(crate) async fn list(
         &self,
         request: ListSessionsRequest,
     ) -> Result<ListSessionsReply, Status> {
-        let limit = match request.limit as usize {
-            0 => LIST_DEFAULT.min(self.list_max),
-            limit => limit.min(self.list_max),
-        };
-        let after = request.after;
-        let mut found = Vec::new();
-        let mut more = false;
-        for shard in (0..self.shards).map(ShardId) {
-            let prefix = if request.client_id_prefix.is_empty() {
-                rows::sessions_prefix(shard)
-            } else {
-                let namespace = after.as_ref().map_or(0, |after| after.namespace);
-                let client_id = request.client_id_prefix.clone();
-                rows::session_key(shard, &ClientKey { namespace, client_id })
-            };
-            let after =
-                after.as_ref().map(|after| rows::session_key(shard, after)).unwrap_or_default();
-            if after > prefix && !after.starts_with(&prefix) {
-                continue;
-            }
-            let range = Range { prefix: prefix.into(), after: after.into(), limit: limit + 1 };
-            let page = self.store.range(range).await.map_err(unavailable)?;
-            more |= page.more;
-            for entry in page.entries {
-                let row = rows::split_session(&entry.key, &entry.value);
-                let (client, _, row) = row.map_err(|bad| Status::data_loss(bad.to_string()))?;
-                found.push((client.namespace, client.client_id, Bytes::copy_from_slice(row)));
-            }
-        }
-        found.sort_unstable();
-        more |= found.len() > limit;
-        found.truncate(limit);
-        let change = |(namespace, client_id, row): (u32, String, Bytes)| {
-            let row = rows::read_session(client_id.as_bytes(), &row);
-            let row = row.map_err(|bad| Status::data_loss(bad.to_string()))?;
-            Ok(SessionChange { client: Some(ClientKey { namespace, client_id }), row: Some(row) })
-        };
-        let sessions = found.into_iter().map(change).collect::<Result<_, Status>>()?;
-        Ok(ListSessionsReply { sessions, more })
+        list(self.store.as_ref(), self.shards, self.list_max, request).await
     }
 
     /// The filters of all durable sessions, summarised.
@@ -285,6 +246,54 @@ impl Sessions {
         }
         Ok(wanted)
     }
+}
+
+/// One page of sessions in the order of namespace and client id. A prefix is looked for in the
+/// namespace of `after` (0 if there is none).
+pub(crate) async fn list(
+    store: &dyn Store,
+    shards: u16,
+    list_max: usize,
+    request: ListSessionsRequest,
+) -> Result<ListSessionsReply, Status> {
+    let limit = match request.limit as usize {
+        0 => LIST_DEFAULT.min(list_max),
+        limit => limit.min(list_max),
+    };
+    let after = request.after;
+    let mut found = Vec::new();
+    let mut more = false;
+    for shard in (0..shards).map(ShardId) {
+        let prefix = if request.client_id_prefix.is_empty() {
+            rows::sessions_prefix(shard)
+        } else {
+            let namespace = after.as_ref().map_or(0, |after| after.namespace);
+            let client_id = request.client_id_prefix.clone();
+            rows::session_key(shard, &ClientKey { namespace, client_id })
+        };
+        let after = after.as_ref().map(|after| rows::session_key(shard, after)).unwrap_or_default();
+        if after > prefix && !after.starts_with(&prefix) {
+            continue;
+        }
+        let range = Range { prefix: prefix.into(), after: after.into(), limit: limit + 1 };
+        let page = store.range(range).await.map_err(unavailable)?;
+        more |= page.more;
+        for entry in page.entries {
+            let row = rows::split_session(&entry.key, &entry.value);
+            let (client, _, row) = row.map_err(|bad| Status::data_loss(bad.to_string()))?;
+            found.push((client.namespace, client.client_id, Bytes::copy_from_slice(row)));
+        }
+    }
+    found.sort_unstable();
+    more |= found.len() > limit;
+    found.truncate(limit);
+    let change = |(namespace, client_id, row): (u32, String, Bytes)| {
+        let row = rows::read_session(client_id.as_bytes(), &row);
+        let row = row.map_err(|bad| Status::data_loss(bad.to_string()))?;
+        Ok(SessionChange { client: Some(ClientKey { namespace, client_id }), row: Some(row) })
+    };
+    let sessions = found.into_iter().map(change).collect::<Result<_, Status>>()?;
+    Ok(ListSessionsReply { sessions, more })
 }
 
 /// What some messages of a feed come to.

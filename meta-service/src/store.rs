@@ -1,7 +1,7 @@
 //! What the metadata service asks of a store: transactions with compare, ranges, watches and leases.
 //!
-//! The trait is cut so that etcd fits behind it as it is: keys are ordered bytes; every transaction that
-//! writes has a revision, one higher than the one before; a transaction has at most [`OPS_MAX`] compares
+//! The trait is cut so that etcd fits behind it as it is: keys are ordered bytes; a transaction that writes
+//! has a revision that is higher than all before it; a transaction has at most [`OPS_MAX`] compares
 //! and as many operations; a watch cannot begin at a revision that the store no longer remembers.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -16,7 +16,8 @@ pub const OPS_MAX: usize = 128;
 /// Most bytes of one value.
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 
-/// Number of a transaction that wrote, counted by the store.
+/// Number of a transaction that wrote, counted by the store. Transactions that have nothing to do with
+/// each other may share one.
 pub type Revision = u64;
 
 /// A lease: keys that are attached to it go when it ends.
@@ -24,7 +25,7 @@ pub type Revision = u64;
 pub struct LeaseId(pub u64);
 
 /// A condition of a transaction.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Compare {
     /// There is no such key.
     Absent(Bytes),
@@ -32,6 +33,15 @@ pub enum Compare {
     Unchanged(Bytes, Revision),
     /// The key has this value.
     Value(Bytes, Bytes),
+}
+
+impl Compare {
+    /// The key that it looks at.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Compare::Absent(key) | Compare::Unchanged(key, _) | Compare::Value(key, _) => key,
+        }
+    }
 }
 
 /// A write of a transaction.
@@ -54,6 +64,13 @@ impl Op {
     /// A write that is attached to no lease.
     pub fn put(key: impl Into<Bytes>, value: impl Into<Bytes>) -> Op {
         Op::Put { key: key.into(), value: value.into(), lease: None }
+    }
+
+    /// The key that it writes.
+    pub fn key(&self) -> &Bytes {
+        match self {
+            Op::Put { key, .. } | Op::Delete(key) => key,
+        }
     }
 }
 
@@ -149,7 +166,8 @@ pub enum StoreError {
     /// A write or sync failed: what is durable is not known. Stop the process.
     #[error("the store stopped: {0}")]
     Stopped(String),
-    /// It cannot be reached, or its queue is full. Retry.
+    /// It cannot be reached, its queue is full, or whether it did a transaction is not known. Read anew
+    /// and retry.
     #[error("the store is not available: {0}")]
     Unavailable(String),
     /// The request breaks a limit. Reject.
@@ -161,6 +179,9 @@ pub enum StoreError {
     /// The lease is over. Reject.
     #[error("lease {0:?} is over")]
     LeaseOver(LeaseId),
+    /// This process is elected no longer; nothing was written. Step down.
+    #[error("another process is elected")]
+    Superseded,
 }
 
 /// A store's answer, to be waited for.
@@ -168,6 +189,8 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Se
 
 /// A store.
 pub trait Store: Send + Sync + 'static {
+    /// Whether other processes may use it at the same time.
+    fn is_shared(&self) -> bool;
     /// Does a transaction; it is durable when this answers.
     fn commit(&self, txn: Txn) -> Answer<'_, Committed>;
     /// Reads what is durable.

@@ -162,6 +162,10 @@ impl Drop for SledStore {
 }
 
 impl Store for SledStore {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn commit(&self, txn: Txn) -> Answer<'_, Committed> {
         if let Err(invalid) = check(&txn) {
             return Box::pin(std::future::ready(Err(invalid)));

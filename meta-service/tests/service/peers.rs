@@ -13,7 +13,7 @@ use holdfast_proto::{
     storage,
 };
 use meta_service::{
-    config::{Config, Limits, StoreKind},
+    config::{Config, Limits},
     server,
 };
 use tokio::{
@@ -39,17 +39,11 @@ impl Service {
     pub(crate) async fn start_with(directory: &Path, limits: Limits) -> Service {
         let listener = net::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let config = Config {
-            name: "test".to_owned(),
-            data_dir: directory.to_owned(),
-            grpc_listen: address.clone(),
-            http_listen: "127.0.0.1:0".to_owned(),
-            store: StoreKind::Sled,
-            shards: 8,
-            replication_factor: 3,
-            lease_ms: LEASE_MS,
-            limits,
-        };
+        let text = format!(
+            "name = \"test\"\ndata_dir = {directory:?}\ngrpc_listen = \"{address}\"\n\
+             http_listen = \"127.0.0.1:0\"\nshards = 8\nlease_ms = {LEASE_MS}\n"
+        );
+        let config = Config { limits, ..configured(directory, &text) };
         let shutdown = Shutdown::new();
         let run = server::run(config, listener, shutdown.clone(), Health::new());
         let task = tokio::spawn(async move { run.await.unwrap() });
@@ -73,6 +67,13 @@ impl Service {
     pub(crate) async fn cover(&mut self, filters: &[&str]) -> Result<u64, Status> {
         cover(self.client.clone(), filters).await
     }
+}
+
+/// A config as its process reads it.
+pub(crate) fn configured(directory: &Path, text: &str) -> Config {
+    let path = directory.join("meta.toml");
+    std::fs::write(&path, text).unwrap();
+    holdfast_node_kit::config::load(&path).unwrap()
 }
 
 pub(crate) async fn cover(
