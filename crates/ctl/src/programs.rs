@@ -53,7 +53,8 @@ impl Programs {
 
     /// Finds etcd, too; installs it where that is possible.
     pub(crate) fn with_etcd(self) -> Result<Programs, ProgramError> {
-        if let Some(named) = env::var_os(ETCD_VARIABLE).map(PathBuf::from) {
+        let named = env::var_os(ETCD_VARIABLE).filter(|named| !named.is_empty());
+        if let Some(named) = named.map(PathBuf::from) {
             let exists = named.is_file();
             let etcd = Some(named.clone());
             return exists

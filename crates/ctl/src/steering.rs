@@ -47,6 +47,9 @@ pub(crate) enum SteeringError {
     /// Reject: in the words of the service.
     #[error("{0}")]
     Refused(String),
+    /// Stop: it must be upgraded first.
+    #[error("the meta-service at {0} is too old to be asked for this")]
+    TooOld(String),
     /// Retry: later.
     #[error("no meta-service answers at {addresses}: {last}")]
     NoAnswer { addresses: String, last: String },
@@ -177,6 +180,9 @@ impl Steering {
                 Ok(Err(status)) => status,
                 Err(_) => Status::unavailable(format!("{address} takes too long to answer")),
             };
+            if status.code() == Code::Unimplemented {
+                return Err(SteeringError::TooOld(address));
+            }
             if !may_be_elsewhere(&status) {
                 return Err(SteeringError::Refused(status.message().to_owned()));
             }

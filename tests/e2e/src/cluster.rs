@@ -1,6 +1,8 @@
 //! A cluster of real processes in a folder of its own, started by `holdfast up`. It ends with the
 //! value, also when the test panics.
 
+mod steer;
+
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::os::unix::process::CommandExt;
@@ -12,6 +14,8 @@ use serde::Deserialize;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+pub use self::steer::Site;
 
 /// Nothing in these tests takes as long unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -31,7 +35,7 @@ pub struct Status {
 /// One process in the status.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Process {
-    /// gateway, storage or meta.
+    /// gateway, storage, meta or etcd.
     pub role: String,
     /// Unique in the cluster.
     pub name: String,
@@ -49,6 +53,12 @@ pub struct Process {
     pub metrics: String,
     /// Folder of its data.
     pub data: Option<String>,
+    /// Whether a meta-service is the elected one.
+    pub elected: Option<bool>,
+    /// Site of a storage node, in hexadecimal.
+    pub site: Option<String>,
+    /// active, draining, drained or lost.
+    pub site_state: Option<String>,
 }
 
 /// What to start.
@@ -58,6 +68,14 @@ pub struct Shape {
     pub gateways: u16,
     /// Number of storage nodes.
     pub storage: u16,
+    /// Number of meta-services.
+    pub meta: u16,
+    /// Number of etcd members; 0: metadata lies in the meta-service.
+    pub etcd: u16,
+    /// Zones over which storage nodes are spread.
+    pub zones: u16,
+    /// Replicas of a shard, if not the usual number.
+    pub replication_factor: Option<u16>,
     /// Whether the supervisor starts dead processes again.
     pub restart: bool,
     /// `ROLE.FIELD=VALUE` for `--set`.
@@ -66,7 +84,16 @@ pub struct Shape {
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape { gateways: 2, storage: 3, restart: false, settings: Vec::new() }
+        Shape {
+            gateways: 2,
+            storage: 3,
+            meta: 1,
+            etcd: 0,
+            zones: 0,
+            replication_factor: None,
+            restart: false,
+            settings: Vec::new(),
+        }
     }
 }
 
@@ -229,18 +256,26 @@ impl Cluster {
     /// Starts a process again that was killed or stopped. Does not wait until it is ready.
     pub fn start_again(&mut self, name: &str) {
         let process = self.processes.iter().find(|process| process.name == name).unwrap();
-        let binary = match process.role.as_str() {
-            "gateway" => "broker-node",
-            "storage" => "storage-node",
-            _ => "meta-service",
+        let (binary, option) = match process.role.as_str() {
+            "gateway" => (program("broker-node"), "--config"),
+            "storage" => (program("storage-node"), "--config"),
+            "meta" => (program("meta-service"), "--config"),
+            _ => (etcd(), "--config-file"),
         };
         let log = self.data.join("logs").join(format!("{name}.log"));
         let log = OpenOptions::new().append(true).create(true).open(log).unwrap();
-        let mut command = Command::new(program(binary));
-        command.arg("--config").arg(self.data.join("config").join(format!("{name}.toml")));
+        let mut command = Command::new(binary);
+        command.arg(option).arg(self.data.join("config").join(format!("{name}.toml")));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         die_with_parent(&mut command, libc::SIGKILL);
         self.restarted.push(command.spawn().unwrap());
+    }
+
+    /// Asks a process to stop, starts it again and waits until it is ready.
+    pub async fn restart(&mut self, name: &str) {
+        self.stop(name).await;
+        self.start_again(name);
+        self.await_process(name, true).await;
     }
 
     /// kill -9 of everything, the supervisor, too.
@@ -274,6 +309,12 @@ impl Cluster {
     pub async fn up_again(&mut self) {
         self.supervisor = up(&self.data, &self.shape);
         self.await_ready().await;
+    }
+
+    /// As [`Cluster::up_again`], in another shape.
+    pub async fn up_as(&mut self, shape: Shape) {
+        self.shape = shape;
+        self.up_again().await;
     }
 
     /// Pid of `holdfast up`.
@@ -362,6 +403,11 @@ fn up(data: &Path, shape: &Shape) -> Child {
     command.arg("up").arg("--data").arg(data).args(["--mqtt-port", "0"]);
     command.args(["--gateways", &shape.gateways.to_string()]);
     command.args(["--storage", &shape.storage.to_string()]);
+    command.args(["--meta", &shape.meta.to_string(), "--etcd", &shape.etcd.to_string()]);
+    command.args(["--zones", &shape.zones.to_string()]);
+    if let Some(replicas) = shape.replication_factor {
+        command.args(["--replication-factor", &replicas.to_string()]);
+    }
     command.args(shape.settings.iter().flat_map(|setting| ["--set", setting]));
     if !shape.restart {
         command.arg("--no-restart");
@@ -403,6 +449,11 @@ pub fn program(name: &str) -> PathBuf {
     let path = folder.join(name);
     assert!(path.is_file(), "{} is missing: run `cargo build --bins` first", path.display());
     path
+}
+
+/// Path of etcd, as `holdfast up` finds it.
+fn etcd() -> PathBuf {
+    std::env::var_os("HOLDFAST_ETCD").map_or_else(|| PathBuf::from("etcd"), PathBuf::from)
 }
 
 /// Body of an HTTP answer.

@@ -9,5 +9,6 @@
 pub mod client;
 pub mod cluster;
 pub mod ledger;
+pub mod load;
 pub mod packet;
 pub mod traffic;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use holdfast_e2e::cluster::{Cluster, Shape, program};
 
 fn small(restart: bool) -> Shape {
-    Shape { gateways: 1, storage: 1, restart, settings: Vec::new() }
+    Shape { gateways: 1, storage: 1, restart, ..Shape::default() }
 }
 
 #[tokio::test]
