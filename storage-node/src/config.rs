@@ -2,10 +2,14 @@
 
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use holdfast_node_kit::config::{
     Invalid, Validate, check_address, check_addresses, check_name, check_range,
 };
+use holdfast_proto::topic;
+use holdfast_proto::version::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Versions};
+use holdfast_shard::policy::{Class, Mode, Policy};
 use serde::Deserialize;
 
 /// A storage node's config file (TOML). Sizes in bytes, times in the unit of their name.
@@ -31,18 +35,35 @@ pub(crate) struct Config {
     /// Threads that serve; 0: one per core.
     #[serde(default)]
     pub(crate) worker_threads: usize,
+    /// How long a planned stop may take to hand leaderships over.
+    #[serde(default = "drain_timeout_ms")]
+    pub(crate) drain_timeout_ms: u64,
+    /// Newest protocol version that is spoken; holds a new site back while older ones run beside it.
+    #[serde(default = "protocol_version_max")]
+    pub(crate) protocol_version_max: u32,
     /// The site log.
     #[serde(default)]
     pub(crate) log: LogConfig,
     /// Shards: runs, generations, retention.
     #[serde(default)]
     pub(crate) shard: ShardConfig,
+    /// When messages are removed.
+    #[serde(default)]
+    pub(crate) retention: RetentionConfig,
     /// Raft timing.
     #[serde(default)]
     pub(crate) raft: RaftConfig,
     /// What gateways may ask at once.
     #[serde(default)]
     pub(crate) serving: ServingConfig,
+}
+
+fn drain_timeout_ms() -> u64 {
+    10_000
+}
+
+fn protocol_version_max() -> u32 {
+    PROTOCOL_VERSION
 }
 
 /// The site log.
@@ -67,19 +88,72 @@ pub(crate) struct ShardConfig {
     pub(crate) run_bytes_max: usize,
     /// The same for all shards of the site together: the largest is cut.
     pub(crate) tail_bytes_max: usize,
+    /// Bytes a second at which this site fetches runs that it lacks from others.
+    pub(crate) fetch_bytes_per_s: u64,
     /// Raft entries after which a checkpoint is made even if few bytes came.
     pub(crate) checkpoint_entries_max: u64,
     /// Age at which a generation is sealed and the next one starts.
     pub(crate) generation_ms: u64,
     /// Size at which a generation is sealed and the next one starts.
     pub(crate) generation_bytes_max: u64,
-    /// Age at which a sealed generation is dropped, read or not.
+    /// Time after it was sealed at which a generation is old, for `retention.mode`.
     pub(crate) message_retention_ms: u64,
     /// Share of the disk, in percent, above which appends are refused and the oldest sealed
-    /// generations are dropped.
+    /// generations are dropped, whatever `retention.mode` says ...
     pub(crate) disk_high_percent: u8,
+    /// ... until it is below this share, which also ends the refusal; 0: ten below the high mark.
+    pub(crate) disk_low_percent: u8,
     /// Bound of this site's data, instead of the disk's size; 0: the disk's size.
     pub(crate) disk_quota_bytes: u64,
+}
+
+/// When messages are removed. A generation goes as a whole, and generations go in order.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct RetentionConfig {
+    /// What holds for topics that no override names.
+    pub(crate) mode: RetentionMode,
+    /// What holds for some topics: the first whose filter matches decides. A generation goes when every
+    /// topic in it may go, so a message may stay, and be delivered, longer than its own limit.
+    #[serde(rename = "override")]
+    pub(crate) overrides: Vec<RetentionOverride>,
+    /// A generation that goes unread waits this long until what sessions lose by it is counted; sessions
+    /// that are not counted by then are named in the log by their shard ...
+    pub(crate) doomed_patience_ms: u64,
+    /// ... and this long while the disk is above its mark.
+    pub(crate) pressed_patience_ms: u64,
+    /// Pause between two walks over the sessions of a shard, while some hold up what is to be removed.
+    pub(crate) walk_interval_ms: u64,
+    /// Sessions that the walk of one shard looks at in a second.
+    pub(crate) walk_sessions_per_s: u32,
+    /// Sessions asked about in one call to the leader of another shard.
+    pub(crate) count_queries_max: usize,
+    /// Such calls that the walk of one shard has under way.
+    pub(crate) count_calls_max: usize,
+}
+
+/// When a sealed generation may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum RetentionMode {
+    /// When it is old, read or not.
+    Time,
+    /// As soon as every durable session is past it; never by age.
+    Consumed,
+    /// When it is old and every durable session is past it.
+    TimeAndConsumed,
+}
+
+/// What holds for some topics.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RetentionOverride {
+    /// Which topics.
+    pub(crate) filter: String,
+    /// As `retention.mode`; that one if absent.
+    pub(crate) mode: Option<RetentionMode>,
+    /// As `shard.message_retention_ms`; that one if absent.
+    pub(crate) message_retention_ms: Option<u64>,
 }
 
 /// Raft timing.
@@ -98,6 +172,8 @@ pub(crate) struct RaftConfig {
     pub(crate) append_bytes_max: usize,
     /// Bytes of all AppendEntries that this site works on at once.
     pub(crate) admitted_bytes_max: usize,
+    /// Snapshots that this site sends at once.
+    pub(crate) snapshots_max: usize,
     /// Bytes of one proposed entry.
     pub(crate) entry_bytes_max: usize,
     /// Bytes of requests that may wait for a shard's proposer.
@@ -134,12 +210,29 @@ impl Default for ShardConfig {
         ShardConfig {
             run_bytes_max: 8 * MIB as usize,
             tail_bytes_max: 96 * MIB as usize,
+            fetch_bytes_per_s: 64 * MIB,
             checkpoint_entries_max: 20_000,
             generation_ms: 24 * 3_600_000,
             generation_bytes_max: 1024 * MIB,
             message_retention_ms: 7 * 24 * 3_600_000,
             disk_high_percent: 90,
+            disk_low_percent: 0,
             disk_quota_bytes: 0,
+        }
+    }
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        RetentionConfig {
+            mode: RetentionMode::Time,
+            overrides: Vec::new(),
+            doomed_patience_ms: 30_000,
+            pressed_patience_ms: 5_000,
+            walk_interval_ms: 10_000,
+            walk_sessions_per_s: 20_000,
+            count_queries_max: 1_000,
+            count_calls_max: 4,
         }
     }
 }
@@ -153,6 +246,7 @@ impl Default for RaftConfig {
             lease_ms: 800,
             append_bytes_max: 4 * MIB as usize,
             admitted_bytes_max: 64 * MIB as usize,
+            snapshots_max: 2,
             entry_bytes_max: 2 * MIB as usize,
             queue_bytes_max: 32 * MIB as usize,
         }
@@ -179,9 +273,23 @@ impl Validate for Config {
         }
         check_addresses("meta", &self.meta)?;
         check_range("worker_threads", self.worker_threads, 0..=1024)?;
+        check_range("drain_timeout_ms", self.drain_timeout_ms, 0..=600_000)?;
+        check_range(
+            "protocol_version_max",
+            self.protocol_version_max,
+            PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION,
+        )?;
         self.log.validate()?;
         self.shard.validate(&self.log)?;
+        self.retention.validate()?;
         self.raft.validate()
+    }
+}
+
+impl Config {
+    /// The protocol versions that this site speaks.
+    pub(crate) fn versions(&self) -> Versions {
+        Versions::up_to(self.protocol_version_max)
     }
 }
 
@@ -210,7 +318,72 @@ impl ShardConfig {
             self.run_bytes_max,
             "64 KiB to half of log.bytes_max",
         )?;
-        check_range("shard.disk_high_percent", self.disk_high_percent, 50..=99)
+        check_range(
+            "shard.fetch_bytes_per_s",
+            self.fetch_bytes_per_s,
+            64 * 1024..=1024 * 1024 * MIB,
+        )?;
+        check_range("shard.disk_high_percent", self.disk_high_percent, 50..=99)?;
+        require(
+            self.disk_low_percent < self.disk_high_percent,
+            "shard.disk_low_percent",
+            self.disk_low_percent,
+            "below shard.disk_high_percent",
+        )
+    }
+
+    /// The mark below which the removal of generations ends, in percent.
+    pub(crate) fn low_percent(&self) -> u8 {
+        match self.disk_low_percent {
+            0 => self.disk_high_percent - 10,
+            low => low,
+        }
+    }
+}
+
+/// Overrides that may be given.
+const OVERRIDES_MAX: usize = 64;
+
+impl RetentionConfig {
+    /// The policy, with `age_ms` for what says nothing else.
+    pub(crate) fn policy(&self, age_ms: u64) -> Policy {
+        let class = |mode: RetentionMode, age_ms| Class { mode: mode.into(), age_ms };
+        let overrides = self.overrides.iter().map(|one| {
+            let age_ms = one.message_retention_ms.unwrap_or(age_ms);
+            (one.filter.clone(), class(one.mode.unwrap_or(self.mode), age_ms))
+        });
+        Policy::new(class(self.mode, age_ms), overrides.collect())
+    }
+
+    fn validate(&self) -> Result<(), Invalid> {
+        check_range("retention.override", self.overrides.len(), 0..=OVERRIDES_MAX)?;
+        for one in &self.overrides {
+            require(
+                topic::check_filter(&one.filter).is_ok() && !topic::is_shared(&one.filter),
+                "retention.override.filter",
+                &one.filter,
+                "a topic filter, not a shared one",
+            )?;
+        }
+        check_range("retention.doomed_patience_ms", self.doomed_patience_ms, 0..=3_600_000)?;
+        check_range("retention.pressed_patience_ms", self.pressed_patience_ms, 0..=3_600_000)?;
+        check_range("retention.walk_interval_ms", self.walk_interval_ms, 100..=3_600_000)?;
+        check_range("retention.walk_sessions_per_s", self.walk_sessions_per_s, 10..=1_000_000)?;
+        check_range("retention.count_queries_max", self.count_queries_max, 1..=COUNT_QUERIES_MAX)?;
+        check_range("retention.count_calls_max", self.count_calls_max, 1..=64)
+    }
+}
+
+/// Queries that any site answers in one call.
+pub(crate) const COUNT_QUERIES_MAX: usize = 10_000;
+
+impl From<RetentionMode> for Mode {
+    fn from(mode: RetentionMode) -> Mode {
+        match mode {
+            RetentionMode::Time => Mode::Time,
+            RetentionMode::Consumed => Mode::Consumed,
+            RetentionMode::TimeAndConsumed => Mode::TimeAndConsumed,
+        }
     }
 }
 
@@ -222,7 +395,13 @@ impl RaftConfig {
         self.lease_ms + self.heartbeat_ms + 100
     }
 
+    /// The same.
+    pub(crate) fn voter_lease(&self) -> Duration {
+        Duration::from_millis(self.voter_lease_ms())
+    }
+
     fn validate(&self) -> Result<(), Invalid> {
+        check_range("raft.snapshots_max", self.snapshots_max, 1..=1024)?;
         check_range("raft.heartbeat_ms", self.heartbeat_ms, 20..=10_000)?;
         require(
             self.election_min_ms > self.lease_ms && self.lease_ms >= 2 * self.heartbeat_ms,
@@ -264,6 +443,29 @@ mod tests {
         let invalid = config.validate().unwrap_err();
         assert_eq!(invalid.field, "raft.lease_ms");
         assert_eq!(invalid.value, "100");
+    }
+
+    #[test]
+    fn retention_is_read_and_checked() {
+        let text = |retention: &str| format!("{MINIMAL}\n[retention]\n{retention}");
+        let good = "mode = \"time-and-consumed\"\n[[retention.override]]\nfilter = \"telemetry/#\"\n\
+                    mode = \"time\"\nmessage_retention_ms = 5";
+        let config: Config = toml::from_str(&text(good)).unwrap();
+        config.validate().unwrap();
+        let overrides = vec![("telemetry/#".to_owned(), Class { mode: Mode::Time, age_ms: 5 })];
+        let default = Class { mode: Mode::TimeAndConsumed, age_ms: 77 };
+        assert_eq!(config.retention.policy(77), Policy::new(default, overrides));
+        assert_eq!(config.shard.low_percent(), 80);
+        assert!(toml::from_str::<Config>(&text("mode = \"never\"")).is_err());
+        for (wrong, field) in [
+            ("[[retention.override]]\nfilter = \"a#\"", "retention.override.filter"),
+            ("[[retention.override]]\nfilter = \"$share/g/a\"", "retention.override.filter"),
+            ("[shard]\ndisk_low_percent = 90", "shard.disk_low_percent"),
+            ("count_calls_max = 0", "retention.count_calls_max"),
+        ] {
+            let config: Config = toml::from_str(&text(wrong)).unwrap();
+            assert_eq!(config.validate().unwrap_err().field, field);
+        }
     }
 
     #[test]

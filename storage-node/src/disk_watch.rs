@@ -45,7 +45,8 @@ pub(crate) async fn run(site: Arc<Site>, health: Health) {
                 "clock: while it is off nothing expires here by time"
             );
         }
-        if look % SLOW_EVERY == 0 {
+        // While something has to go, what went is seen at once.
+        if look % SLOW_EVERY == 0 || site.disk_state.excess_bytes.load(Ordering::Relaxed) > 0 {
             let site = site.clone();
             // Walks files and locks each shard: off the reactor.
             let _ = tokio::task::spawn_blocking(move || measure(&site)).await;
@@ -61,6 +62,9 @@ pub(crate) async fn run(site: Arc<Site>, health: Health) {
 
 /// Why this site cannot do its job now.
 fn readiness(site: &Site, stalled: bool) -> Option<&'static str> {
+    if site.is_leaving() {
+        return Some("stopping");
+    }
     if stalled {
         return Some("the disk does not answer");
     }
@@ -68,7 +72,10 @@ fn readiness(site: &Site, stalled: bool) -> Option<&'static str> {
     if topology.placement.is_empty() {
         return Some("no shards placed yet");
     }
-    let leaderless = site.replicas().iter().any(|replica| site.leader_of(replica.key.shard.0) == 0);
+    let leaderless = |replica: &Arc<crate::replica::Replica>| {
+        !replica.is_holder() && site.leader_of(replica.key.shard.0) == 0
+    };
+    let leaderless = site.replicas().iter().any(leaderless);
     if leaderless { Some("a shard has no leader") } else { None }
 }
 
@@ -89,12 +96,15 @@ fn measure(site: &Site) {
         state_bytes: site.store.bytes_on_disk(),
         run_bytes: 0,
         runs_missing: 0,
+        missing_bytes: 0,
         disk_full: false,
         clock_skew_ms: site.clocks.skew_ms(),
     };
     for replica in &replicas {
         gauges.run_bytes += replica.cell.run_bytes();
-        gauges.runs_missing += replica.cell.missing_runs().len();
+        let missing = replica.cell.missing_runs();
+        gauges.runs_missing += missing.len();
+        gauges.missing_bytes += missing.iter().map(|row| row.bytes).sum::<u64>();
         let (last, applied) = {
             let metrics = replica.raft.data_metrics();
             let metrics = metrics.borrow();
@@ -110,24 +120,65 @@ fn measure(site: &Site) {
         metrics::shard(replica.key.shard.0, applied, last, shard.next_position().0);
     }
     let used = gauges.log_bytes + gauges.state_bytes + gauges.run_bytes;
-    gauges.disk_full = is_full(site, used);
+    site.used_bytes.store(used, Ordering::Relaxed);
+    let was_full = site.disk_state.full.load(Ordering::Relaxed);
+    let excess = excess_bytes(site, used, was_full);
+    gauges.disk_full = excess > 0;
+    site.disk_state.excess_bytes.store(excess, Ordering::Relaxed);
     if site.disk_state.full.swap(gauges.disk_full, Ordering::Relaxed) != gauges.disk_full {
-        tracing::warn!(full = gauges.disk_full, used_bytes = used, "disk mark");
+        tracing::warn!(
+            full = gauges.disk_full,
+            used_bytes = used,
+            excess_bytes = excess,
+            "disk mark"
+        );
     }
     metrics::site(&gauges);
 }
 
-/// Whether the site is above its mark: of its quota, or of the disk that it is on.
-fn is_full(site: &Site, used: u64) -> bool {
-    let percent = u64::from(site.config.shard.disk_high_percent);
-    match site.config.shard.disk_quota_bytes {
+/// What has to go until the site is below its low mark, of its quota or of the disk that it is on; 0 if
+/// it has not reached the high one since.
+fn excess_bytes(site: &Site, own_bytes: u64, was_full: bool) -> u64 {
+    let config = &site.config.shard;
+    let (used, total) = match config.disk_quota_bytes {
         0 => match site.disk.space() {
-            Ok(space) => space.free_bytes * 100 < space.total_bytes * (100 - percent),
+            Ok(space) => (space.total_bytes.saturating_sub(space.free_bytes), space.total_bytes),
             Err(error) => {
                 tracing::warn!(%error, "disk space unknown");
-                false
+                return 0;
             }
         },
-        quota => used * 100 >= quota * percent,
+        quota => (own_bytes, quota),
+    };
+    let marks = Marks { high_percent: config.disk_high_percent, low_percent: config.low_percent() };
+    marks.excess(used, total, was_full)
+}
+
+/// The marks of the disk.
+struct Marks {
+    high_percent: u8,
+    low_percent: u8,
+}
+
+impl Marks {
+    fn excess(&self, used: u64, total: u64, was_full: bool) -> u64 {
+        let above = |percent: u8| used.saturating_sub(total / 100 * u64::from(percent));
+        if was_full || above(self.high_percent) > 0 { above(self.low_percent) } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn removal_begins_at_the_high_mark_and_ends_at_the_low_one() {
+        let marks = Marks { high_percent: 90, low_percent: 70 };
+        assert_eq!(marks.excess(900, 1_000, false), 0);
+        assert_eq!(marks.excess(901, 1_000, false), 201);
+        assert_eq!(marks.excess(899, 1_000, true), 199, "goes on below the high mark");
+        assert_eq!(marks.excess(701, 1_000, true), 1);
+        assert_eq!(marks.excess(700, 1_000, true), 0);
+        assert_eq!(marks.excess(701, 1_000, false), 0, "does not begin again");
     }
 }

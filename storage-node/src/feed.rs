@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_node_kit::grpc;
+use holdfast_node_kit::meta_addresses::MetaAddresses;
 use holdfast_proto::meta::{SessionChange, SessionFeed, meta_client::MetaClient};
 use holdfast_proto::shard::{ClientKey, SessionRow};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
 
 use crate::replica::Replica;
 use crate::site::Site;
@@ -76,24 +78,28 @@ impl FeedQueue {
 
 /// Feeds until the site stops.
 pub(crate) async fn run(site: Arc<Site>) {
-    let mut meta = 0;
+    let mut addresses = MetaAddresses::new(site.config.meta.clone());
     loop {
-        let address = site.config.meta[meta % site.config.meta.len()].clone();
-        meta += 1;
-        tokio::select! {
+        let ended = tokio::select! {
             () = site.shutdown.wait() => return,
-            () = feed(&site, &address) => {}
-        }
-        tokio::select! {
-            () = site.shutdown.wait() => return,
-            () = tokio::time::sleep(RECONNECT) => {}
+            ended = feed(&site, addresses.current()) => ended,
+        };
+        // Who does not feed now is sent to the elected one, and asked there at once.
+        if !addresses.refused(&ended) {
+            tokio::select! {
+                () = site.shutdown.wait() => return,
+                () = tokio::time::sleep(RECONNECT) => {}
+            }
         }
     }
 }
 
-/// One stream to meta-service; returns when it ends.
-async fn feed(site: &Arc<Site>, address: &str) {
-    let Ok(channel) = grpc::connect(address).await else { return };
+/// One stream to meta-service; returns why it ended.
+async fn feed(site: &Arc<Site>, address: &str) -> Status {
+    let channel = match grpc::connect(address).await {
+        Ok(channel) => channel,
+        Err(error) => return Status::invalid_argument(error.to_string()),
+    };
     let (parts, queue) = mpsc::channel(4);
     let mut client = MetaClient::new(channel);
     // Answered only once the first message is there, so the queue is fed beside it.
@@ -109,7 +115,7 @@ async fn feed(site: &Arc<Site>, address: &str) {
                     for part in parts_of(site, replica, pending) {
                         if parts.send(part).await.is_err() {
                             replica.feed.resync();
-                            return;
+                            return Status::unavailable("stream ended");
                         }
                     }
                 }
@@ -117,9 +123,16 @@ async fn feed(site: &Arc<Site>, address: &str) {
         }
     };
     let answers = async {
-        let Ok(answers) = client.feed_sessions(ReceiverStream::new(queue)).await else { return };
-        let mut answers = answers.into_inner();
-        while let Ok(Some(done)) = answers.message().await {
+        let mut answers = match client.feed_sessions(ReceiverStream::new(queue)).await {
+            Ok(answers) => answers.into_inner(),
+            Err(status) => return status,
+        };
+        loop {
+            let done = match answers.message().await {
+                Ok(Some(done)) => done,
+                Ok(None) => return Status::unavailable("stream ended"),
+                Err(status) => return status,
+            };
             let shard = holdfast_proto::ids::ShardId(done.shard as u16);
             if let Some(replica) = site.replica(shard).filter(|_| done.resync) {
                 replica.feed.resync();
@@ -127,8 +140,8 @@ async fn feed(site: &Arc<Site>, address: &str) {
         }
     };
     tokio::select! {
-        () = feeding => {}
-        () = answers => {}
+        ended = feeding => ended,
+        ended = answers => ended,
     }
 }
 

@@ -4,17 +4,22 @@ mod admission;
 mod clocks;
 mod config;
 mod disk_watch;
+mod drain;
+#[cfg(test)]
+mod expiry_cost;
 mod fatal;
 mod feed;
 mod fetch;
 mod identity;
 mod metrics;
+mod placing;
 mod raft;
 mod replica;
 mod serve;
 mod site;
 mod state_store;
 mod topology;
+mod walk;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -46,21 +51,24 @@ fn main() -> ExitCode {
 async fn run(config: Config) -> Result<(), String> {
     let metrics = telemetry::init("storage-node", &config.name);
     metrics::describe();
-    let shutdown = Shutdown::on_signals();
+    // Told to stop: the site leaves first, and only then everything ends.
+    let told = Shutdown::on_signals();
+    let shutdown = Shutdown::new();
     let health = Health::new();
     let http = net::bind(&config.http_listen).await.map_err(text)?;
     tokio::spawn(http::serve(http, metrics, health.clone(), shutdown.clone()));
     let listener = net::bind(&config.grpc_listen).await.map_err(text)?;
 
     health.set_not_ready("opening data");
-    let opened = open(config, shutdown.clone()).await?;
+    let opened = open(config, &told, shutdown.clone()).await?;
     let Some(site) = opened else { return Ok(()) };
     if let Some(topology) = site.remembered_topology().map_err(text)? {
         site.take_topology(topology).await;
     }
     site::spawn_upkeep(&site);
     tokio::spawn(topology::run(site.clone()));
-    tokio::spawn(disk_watch::run(site.clone(), health));
+    tokio::spawn(disk_watch::run(site.clone(), health.clone()));
+    tokio::spawn(leave(site.clone(), told, health));
     tokio::spawn(fetch::run(site.clone()));
 
     let mut server = grpc::server();
@@ -94,6 +102,13 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
+async fn leave(site: Arc<Site>, told: Shutdown, health: Health) {
+    told.wait().await;
+    health.set_not_ready("stopping");
+    drain::run(&site).await;
+    site.shutdown.trigger();
+}
+
 /// Streams may still be open a moment after the signal.
 async fn linger(shutdown: &Shutdown) {
     shutdown.wait().await;
@@ -109,7 +124,11 @@ async fn close(site: &Site) {
 }
 
 /// Opens the data directory; `None` if told to stop while waiting for a cluster to join.
-async fn open(config: Config, shutdown: Shutdown) -> Result<Option<Arc<Site>>, String> {
+async fn open(
+    config: Config,
+    told: &Shutdown,
+    shutdown: Shutdown,
+) -> Result<Option<Arc<Site>>, String> {
     std::fs::create_dir_all(&config.data_dir)
         .map_err(|error| format!("data_dir {}: {error}", config.data_dir.display()))?;
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(&config.data_dir).map_err(text)?);
@@ -120,7 +139,7 @@ async fn open(config: Config, shutdown: Shutdown) -> Result<Option<Arc<Site>>, S
     std::mem::forget(lock);
     let mut identity = Identity::load_or_mint(disk.as_ref()).map_err(text)?;
     if identity.cluster_id.is_empty() {
-        let joined = topology::first(&config, &identity, &shutdown).await.map_err(text)?;
+        let joined = topology::first(&config, &identity, told).await.map_err(text)?;
         let Some(topology) = joined else { return Ok(None) };
         identity.cluster_id = topology.cluster_id;
         identity.save(disk.as_ref()).map_err(text)?;

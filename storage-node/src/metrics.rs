@@ -16,6 +16,8 @@ const TAIL_BYTES: &str = "holdfast_storage_tail_pushed_bytes_total";
 const READ_BYTES: &str = "holdfast_storage_read_bytes_total";
 const REFUSED: &str = "holdfast_storage_refused_total";
 const DROPPED: &str = "holdfast_storage_generations_dropped_total";
+const LOST_UNREAD: &str = "holdfast_messages_lost_unread_total";
+const WALKED: &str = "holdfast_storage_sessions_walked_total";
 const LEADERS: &str = "holdfast_storage_shard_leaders";
 const REPLICAS: &str = "holdfast_storage_replicas";
 const QUARANTINED: &str = "holdfast_storage_replicas_quarantined";
@@ -27,6 +29,8 @@ const COMMITTED: &str = "holdfast_storage_log_index";
 const POSITIONS: &str = "holdfast_storage_next_position";
 const DISK: &str = "holdfast_storage_disk_bytes";
 const MISSING: &str = "holdfast_storage_runs_missing";
+const MISSING_BYTES: &str = "holdfast_storage_run_missing_bytes";
+const FETCHED_BYTES: &str = "holdfast_storage_run_fetched_bytes_total";
 const DISK_FULL: &str = "holdfast_storage_disk_full";
 const CLOCK_SKEW: &str = "holdfast_storage_clock_skew_seconds";
 
@@ -43,7 +47,12 @@ pub(crate) fn describe() {
     describe_counter!(TAIL_BYTES, "bytes pushed on tails");
     describe_counter!(READ_BYTES, "bytes answered to reads");
     describe_counter!(REFUSED, "requests refused, by reason");
-    describe_counter!(DROPPED, "generations dropped, by reason");
+    describe_counter!(DROPPED, "generations dropped by shards that this site leads, by reason");
+    describe_counter!(
+        LOST_UNREAD,
+        "messages that retention removes before the sessions that want them have read them"
+    );
+    describe_counter!(WALKED, "sessions looked at for retention");
     describe_gauge!(LEADERS, "shards that this site leads");
     describe_gauge!(REPLICAS, "replicas of this site");
     describe_gauge!(QUARANTINED, "replicas of this site that may not vote: their data is damaged");
@@ -55,6 +64,8 @@ pub(crate) fn describe() {
     describe_gauge!(POSITIONS, "position of the next message, by shard");
     describe_gauge!(DISK, "bytes on disk, by kind of data");
     describe_gauge!(MISSING, "runs that are to be fetched from other holders");
+    describe_gauge!(MISSING_BYTES, "bytes of runs that are to be fetched from other holders");
+    describe_counter!(FETCHED_BYTES, "bytes of runs fetched from other holders");
     describe_gauge!(CLOCK_SKEW, "how far the median of the sites' clocks is ahead of this one, s");
     describe_gauge!(DISK_FULL, "1 while the disk is at its high mark and appends are refused");
 }
@@ -87,13 +98,24 @@ pub(crate) fn read(bytes: usize) {
     counter!(READ_BYTES).increment(bytes as u64);
 }
 
+pub(crate) fn fetched(bytes: u64) {
+    counter!(FETCHED_BYTES).increment(bytes);
+}
+
 pub(crate) fn refused(reason: &'static str) {
     counter!(REFUSED, "reason" => reason).increment(1);
 }
 
-pub(crate) fn generation_dropped(by_disk: bool) {
-    let reason = if by_disk { "disk_full" } else { "age" };
+pub(crate) fn generation_dropped(reason: &'static str) {
     counter!(DROPPED, "reason" => reason).increment(1);
+}
+
+pub(crate) fn lost_unread(messages: u64) {
+    counter!(LOST_UNREAD).increment(messages);
+}
+
+pub(crate) fn walked(sessions: u64) {
+    counter!(WALKED).increment(sessions);
 }
 
 /// The site as a whole, refreshed now and then.
@@ -108,6 +130,7 @@ pub(crate) struct SiteGauges {
     pub(crate) state_bytes: u64,
     pub(crate) run_bytes: u64,
     pub(crate) runs_missing: usize,
+    pub(crate) missing_bytes: u64,
     pub(crate) disk_full: bool,
     pub(crate) clock_skew_ms: i64,
 }
@@ -123,6 +146,7 @@ pub(crate) fn site(gauges: &SiteGauges) {
     gauge!(DISK, "kind" => "state").set(gauges.state_bytes as f64);
     gauge!(DISK, "kind" => "runs").set(gauges.run_bytes as f64);
     gauge!(MISSING).set(gauges.runs_missing as f64);
+    gauge!(MISSING_BYTES).set(gauges.missing_bytes as f64);
     gauge!(CLOCK_SKEW).set(gauges.clock_skew_ms as f64 / 1_000.0);
     gauge!(DISK_FULL).set(f64::from(u8::from(gauges.disk_full)));
 }

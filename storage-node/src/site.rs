@@ -1,11 +1,12 @@
 //! The site: everything that its replicas share, and which replicas it holds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use holdfast_log::{Disk, RecoveredReplica, ReplicaKey, SiteLog};
 use holdfast_node_kit::shutdown::Shutdown;
-use holdfast_proto::ids::{ReplicaId, ShardId, SiteId};
+use holdfast_proto::ids::{ShardId, SiteId};
 use holdfast_proto::meta::{Damaged, ShardInfo, Topology};
 use holdfast_proto::shard::ShardPosition;
 use holdfast_proto::storage::{
@@ -14,8 +15,9 @@ use holdfast_proto::storage::{
 use holdfast_shard::Shard;
 use openraft::SnapshotPolicy;
 use parking_lot::{Mutex, RwLock};
-use prost::Message;
 use thiserror::Error;
+use tokio::sync::Notify;
+use tokio::sync::Semaphore;
 
 use crate::admission::Admission;
 use crate::clocks::Clocks;
@@ -24,12 +26,14 @@ use crate::fatal::Fatal;
 use crate::feed::FeedQueue;
 use crate::raft::log_store::LogStore;
 use crate::raft::machine::Machine;
-use crate::raft::network::Network;
+use crate::raft::network::{Network, Permission};
 use crate::raft::peers::Peers;
-use crate::raft::{Member, Raft};
+use crate::raft::{Member, Raft, VOTE_TIMEOUT_MARK_MS, elections};
 use crate::replica::cell::Cell;
+use crate::replica::retention::KnownRetention;
 use crate::replica::{DiskState, Parts, Replica, upkeep};
 use crate::serve::link::Links;
+use crate::serve::match_count::COUNTING_MAX;
 use crate::serve::tails::{self, Tails};
 use crate::state_store::{StateStore, StoreError};
 
@@ -57,6 +61,21 @@ pub(crate) struct Site {
     pub(crate) admission: Admission,
     pub(crate) clocks: Clocks,
     pub(crate) disk_state: DiskState,
+    /// Something changed that meta-service is to know at once.
+    pub(crate) news: Notify,
+    /// A run is missing, or wanted at once.
+    pub(crate) fetching: Arc<Notify>,
+    /// Bytes that this site's data takes, as last measured.
+    pub(crate) used_bytes: AtomicU64,
+    leaving: AtomicBool,
+    /// The newest topology offered was older than one seen before.
+    pub(crate) set_back: AtomicBool,
+    /// Replicas with data on this disk.
+    pub(crate) erasable: Mutex<BTreeSet<ReplicaKey>>,
+    /// What meta-service says of retention in all shards.
+    pub(crate) retention: KnownRetention,
+    /// Counts for other sites that are worked on at once.
+    pub(crate) counting: Semaphore,
     pub(crate) shutdown: Shutdown,
     pub(crate) fatal: Fatal,
     replicas: RwLock<BTreeMap<ShardId, Arc<Replica>>>,
@@ -65,9 +84,6 @@ pub(crate) struct Site {
     topology: RwLock<Arc<Topology>>,
     leaders: Mutex<BTreeMap<u16, (u64, u64)>>,
 }
-
-/// Key of the last topology in the site's store.
-const TOPOLOGY: &[u8] = b"topology";
 
 /// What a site is opened with.
 pub(crate) struct SiteParts {
@@ -85,8 +101,12 @@ pub(crate) struct SiteParts {
 impl Site {
     pub(crate) fn new(parts: SiteParts) -> Arc<Site> {
         let shutdown = parts.shutdown;
-        let peers = Peers::new(parts.cluster_id.clone(), parts.site_id.0, shutdown.clone());
+        let (cluster_id, versions) = (parts.cluster_id.clone(), parts.config.versions());
+        let snapshots_max = parts.config.raft.snapshots_max;
+        let peers =
+            Peers::new(cluster_id, parts.site_id.0, versions, snapshots_max, shutdown.clone());
         let admission = Admission::new(parts.config.raft.admitted_bytes_max);
+        let erasable = parts.recovered.iter().map(|replica| replica.key).collect();
         let quarantined = parts
             .recovered
             .into_iter()
@@ -104,6 +124,14 @@ impl Site {
             admission,
             clocks: Clocks::default(),
             disk_state: parts.disk_state,
+            news: Notify::new(),
+            fetching: Arc::default(),
+            used_bytes: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+            set_back: AtomicBool::new(false),
+            erasable: Mutex::new(erasable),
+            retention: KnownRetention::default(),
+            counting: Semaphore::new(COUNTING_MAX),
             shutdown,
             fatal: Fatal::default(),
             replicas: RwLock::default(),
@@ -130,110 +158,70 @@ impl Site {
         self.topology.read().shards as u16
     }
 
-    /// The topology that this site knew when it was stopped.
-    pub(crate) fn remembered_topology(&self) -> Result<Option<Topology>, StoreError> {
-        match self.store.get(TOPOLOGY)? {
-            None => Ok(None),
-            Some(bytes) => Ok(Some(Topology::decode(bytes)?)),
-        }
+    /// The newest topology that was taken.
+    pub(crate) fn set_topology(&self, topology: Arc<Topology>) {
+        *self.topology.write() = topology;
     }
 
-    /// Takes a topology: connects to sites, starts and ends replicas.
-    pub(crate) async fn take_topology(self: &Arc<Self>, topology: Topology) {
-        let changed = {
-            let known = self.topology.read();
-            known.placement != topology.placement || known.sites != topology.sites
-        };
-        if changed && let Err(error) = self.store.put(TOPOLOGY, &topology.encode_to_vec()) {
-            self.fatal.stop("remember the topology", &error);
-        }
-        let topology = Arc::new(topology);
-        *self.topology.write() = topology.clone();
-        self.peers
-            .set_sites(topology.sites.iter().map(|site| (site.site_id, site.address.clone())));
-        for placed in &topology.placement {
-            self.place(placed).await;
-        }
+    /// No request reaches the shard's replica any more.
+    pub(crate) fn forget_running(&self, shard: ShardId) {
+        self.replicas.write().remove(&shard);
+        self.leaders.lock().remove(&shard.0);
     }
 
-    async fn place(self: &Arc<Self>, placed: &ShardInfo) {
-        let shard = ShardId(placed.shard as u16);
-        let mine = placed.replicas.iter().find(|replica| replica.site_id == self.site_id.0);
-        let running = self.replica(shard);
-        if let Some(replica) = &running
-            && mine.is_none_or(|mine| ReplicaId(mine.replica_id) != replica.key.replica)
-        {
-            if mine.is_none() {
-                // It leaves when the leader has taken it out of the group.
-                return;
-            }
-            self.end(replica).await;
-        }
-        let Some(mine) = mine else { return };
-        let key = ReplicaKey { shard, replica: ReplicaId(mine.replica_id) };
-        if self.quarantined.lock().contains_key(&key) || self.runs(key) {
-            return;
-        }
-        self.forget_predecessors(key);
-        if let Err(error) = self.start(key, placed).await {
-            tracing::error!(shard = shard.0, replica = key.replica.0, %error, "replica not started");
-            self.quarantined.lock().insert(key, error.to_string());
-        }
+    pub(crate) fn is_quarantined(&self, key: ReplicaKey) -> bool {
+        self.quarantined.lock().contains_key(&key)
     }
 
-    fn runs(&self, key: ReplicaKey) -> bool {
-        self.replica(key.shard).is_some_and(|replica| replica.key == key)
+    pub(crate) fn quarantined_keys(&self) -> Vec<ReplicaKey> {
+        self.quarantined.lock().keys().copied().collect()
     }
 
-    async fn end(&self, replica: &Arc<Replica>) {
-        tracing::info!(
-            shard = replica.key.shard.0,
-            replica = replica.key.replica.0,
-            "replica ends"
-        );
-        replica.stop().await;
-        self.replicas.write().remove(&replica.key.shard);
-        self.log.remove_replica(replica.key, Box::new(|_| {}));
-        if let Err(error) = replica.cell.erase() {
-            self.fatal.stop("erase a replica", &error);
-        }
+    /// The replica may never vote again.
+    pub(crate) fn quarantine(&self, key: ReplicaKey, reason: String) {
+        self.quarantined.lock().insert(key, reason);
+        self.news.notify_one();
     }
 
-    /// Removes what is left of this site's earlier replicas of the shard.
-    fn forget_predecessors(&self, key: ReplicaKey) {
-        let mut quarantined = self.quarantined.lock();
-        quarantined.retain(|old, _| {
-            let replaced = old.shard == key.shard && old.replica < key.replica;
-            if replaced {
-                self.log.remove_replica(*old, Box::new(|_| {}));
-                if let Ok(store) = self.store.replica(*old)
-                    && let Err(error) = store.clear()
-                {
-                    self.fatal.stop("erase a damaged replica", &error);
-                }
-            }
-            !replaced
-        });
+    /// The replica is gone: nothing is left to be said of it.
+    pub(crate) fn release(&self, key: ReplicaKey) {
+        self.quarantined.lock().remove(&key);
     }
 
-    async fn start(
+    /// The site is about to stop: it leads nothing new.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+        self.news.notify_one();
+    }
+
+    /// Starts a replica.
+    pub(crate) async fn start(
         self: &Arc<Self>,
         key: ReplicaKey,
         placed: &ShardInfo,
+        holder: bool,
     ) -> Result<(), StartError> {
         let store = self.store.replica(key)?;
         self.refuse_lost(key)?;
         self.refuse_overpurged(key, &store)?;
         self.log.add_replica(key);
         let shard = Shard::open(store.clone(), key.shard, self.shards())?;
-        let cell = Arc::new(Cell::new(key, self.shards(), store, self.disk.clone(), shard));
+        let cell = Cell::new(key, self.shards(), store, self.disk.clone(), shard);
+        let cell = Arc::new(cell.fetched_by(self.fetching.clone()));
         let feed = Arc::new(FeedQueue::default());
         let machine = Machine::open(cell.clone(), feed.clone(), self.fatal.clone())?;
         let limits = &self.config.raft;
         let log = LogStore::new(self.log.clone(), key, limits.append_bytes_max);
         let (shard, cluster) = (key.shard.0, self.cluster_id.clone());
-        let network = Network::new(self.peers.clone(), shard, cluster, self.site_id.0);
-        let config = raft_config(limits)?;
+        let handed_over = Permission::default();
+        let permission = handed_over.clone();
+        let peers = self.peers.clone();
+        let network = Network::new(peers, shard, cluster, self.site_id.0, permission);
+        let config = raft_config(limits);
         let raft = Raft::new(key.replica.0, Arc::new(config), network, log, machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
@@ -247,9 +235,13 @@ impl Site {
             limits: limits.clone(),
             fatal: self.fatal.clone(),
             disk: self.disk_state.clone(),
+            handed_over,
             log_reserve_bytes: self.config.log.reserve_bytes(),
         }));
+        replica.set_holder(holder);
+        self.erasable.lock().insert(key);
         self.replicas.write().insert(key.shard, replica.clone());
+        tokio::spawn(elections::watch(self.clone(), replica.clone()));
         tokio::spawn(replica.clone().propose_forever());
         tokio::spawn(replica.clone().purge_forever(self.config.log.bytes_max));
         tokio::spawn(tails::run(replica.clone()));
@@ -297,7 +289,8 @@ impl Site {
     /// The preferred leader forms the group of a shard that is new.
     async fn initialize(&self, replica: &Replica, placed: &ShardInfo) {
         let preferred = placed.replicas.first().map(|first| first.site_id) == Some(self.site_id.0);
-        if !preferred || !placed.retired.is_empty() {
+        // A shard that had other replicas before is not new, whoever is preferred now.
+        if !preferred || !placed.retired.is_empty() || !placed.holders.is_empty() {
             return;
         }
         if replica.raft.is_initialized().await.unwrap_or(true) {
@@ -332,6 +325,15 @@ impl Site {
 
     /// Takes note of who leads a replica's shard; tells the gateways when it changed.
     pub(crate) fn leadership_seen(&self, replica: &Replica, leads: bool) {
+        self.news.notify_one();
+        if replica.is_holder() && !leads {
+            // It may have left the group, and hear nothing of its leaders.
+            self.leaders.lock().remove(&replica.key.shard.0);
+            if replica.cell.is_leading() {
+                replica.set_leading(false);
+            }
+            return replica.tails.stop_all(replica.key.shard.0, 0);
+        }
         if replica.cell.is_leading() != leads {
             replica.set_leading(leads);
             if leads {
@@ -430,14 +432,17 @@ fn describe(replica: &Replica) -> ReplicaDescription {
     }
 }
 
-fn raft_config(limits: &RaftConfig) -> Result<openraft::Config, StartError> {
+/// Not validated by openraft: it wants elections to be slower than heartbeats, and runs neither here.
+fn raft_config(limits: &RaftConfig) -> openraft::Config {
     openraft::Config {
         cluster_name: "holdfast".into(),
-        // Elections and heartbeats are ours (see `elections`); openraft uses the first of these as the
-        // time that one AppendEntries may take and the last as the lease that voters keep.
+        // The time that one AppendEntries may take.
         heartbeat_interval: limits.lease_ms * 3 / 4,
-        election_timeout_min: limits.lease_ms * 3 / 4 + 1,
-        election_timeout_max: limits.voter_lease_ms(),
+        // Elections, heartbeats and the voters' lease are ours (see `elections`, `replica::voting`).
+        // openraft's voters keep a lease of the last of these; the first marks the time-out of a vote
+        // request (see `raft::runtime`).
+        election_timeout_min: VOTE_TIMEOUT_MARK_MS,
+        election_timeout_max: VOTE_TIMEOUT_MARK_MS + 1,
         enable_tick: false,
         enable_heartbeat: false,
         enable_elect: false,
@@ -449,13 +454,12 @@ fn raft_config(limits: &RaftConfig) -> Result<openraft::Config, StartError> {
         install_snapshot_timeout: 60_000,
         ..openraft::Config::default()
     }
-    .validate()
-    .map_err(|error| StartError::Raft(error.to_string()))
 }
 
 /// Starts what looks after all replicas of the site.
 pub(crate) fn spawn_upkeep(site: &Arc<Site>) {
     tokio::spawn(crate::raft::elections::run(site.clone()));
     tokio::spawn(upkeep::run(site.clone()));
+    tokio::spawn(crate::walk::run(site.clone()));
     tokio::spawn(crate::feed::run(site.clone()));
 }

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use holdfast_proto::ids::ShardId;
 use holdfast_proto::storage::{self as pb, raft_message::Body};
-use openraft::ServerState;
+use openraft::{RaftMetrics, ServerState};
 use rand::Rng;
 use tokio::task::JoinSet;
 
-use super::codec;
 use super::peers::Peers;
+use super::{LogId, Member, Vote, codec};
 use crate::config::RaftConfig;
 use crate::replica::Replica;
 use crate::site::Site;
@@ -31,6 +31,53 @@ struct Timer {
     heartbeat: Instant,
     patience: Duration,
     asking: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// Sees changes of leadership of one replica's shard as they happen; ends with the replica.
+pub(crate) async fn watch(site: Arc<Site>, replica: Arc<Replica>) {
+    let mut metrics = replica.raft.metrics();
+    let mut seen = None;
+    loop {
+        let news = tokio::select! {
+            () = replica.stopped.wait() => return,
+            changed = metrics.wait_for(|metrics| seen != Some(Seen::of(metrics))) => {
+                changed.map(|metrics| Seen::of(&metrics))
+            }
+        };
+        // A group that has ended says so to its proposer.
+        let Ok(news) = news else { return };
+        site.leadership_seen(&replica, news.state == ServerState::Leader);
+        seen = Some(news);
+    }
+}
+
+/// What others want to know of a replica at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    state: ServerState,
+    vote: Vote,
+    leader: Option<u64>,
+    /// It has applied an entry of the term: a leader can serve.
+    applied_own: bool,
+    membership: Option<LogId>,
+    /// The membership is committed.
+    settled: bool,
+}
+
+impl Seen {
+    fn of(metrics: &RaftMetrics<u64, Member>) -> Seen {
+        let membership = *metrics.membership_config.log_id();
+        Seen {
+            state: metrics.state,
+            vote: metrics.vote,
+            leader: metrics.current_leader,
+            applied_own: metrics
+                .last_applied
+                .is_some_and(|applied| applied.leader_id.term == metrics.current_term),
+            membership,
+            settled: membership <= metrics.last_applied,
+        }
+    }
 }
 
 /// Runs until the site stops.
@@ -67,10 +114,9 @@ impl Timer {
             (metrics.state, voter, heard)
         };
         let leads = state == ServerState::Leader;
-        site.leadership_seen(replica, leads);
         if leads {
             replica.touch();
-            let silent = !heard || replica.disk_stalled() || replica.is_handing_over();
+            let silent = !heard || replica.disk_stalled() || replica.has_stopped_leading();
             if now >= self.heartbeat && !silent {
                 self.heartbeat = now + Duration::from_millis(replica.limits.heartbeat_ms);
                 // A group that has ended says so to its proposer.
@@ -78,6 +124,7 @@ impl Timer {
             }
         } else if voter
             && !replica.disk_stalled()
+            && !site.is_leaving()
             && now.duration_since(replica.last_contact()) > self.patience
             && self.asking.as_ref().is_none_or(tokio::task::JoinHandle::is_finished)
         {
@@ -108,7 +155,7 @@ async fn stand(peers: &Arc<Peers>, replica: &Replica) {
         let request = pb::VoteRequest {
             vote: Some(codec::vote_to(&metrics.vote)),
             last: replica.last_log_id(),
-            handed_over_term: 0,
+            ..pb::VoteRequest::default()
         };
         (request, others, voters.len() / 2 + 1)
     };
@@ -132,17 +179,18 @@ async fn stand(peers: &Arc<Peers>, replica: &Replica) {
         }
     }
     tracing::info!(shard = replica.key.shard.0, "standing for election");
-    replica.touch();
-    let _ = replica.raft.trigger().elect().await;
+    replica.elect(None).await;
 }
 
 /// Whether this replica would vote for one with that log.
 pub(crate) fn would_vote(replica: &Replica, request: &pb::VoteRequest) -> pb::VoteDone {
     let metrics = replica.raft.metrics();
     let metrics = metrics.borrow();
-    let silent = metrics.state != ServerState::Leader
-        && replica.last_contact().elapsed()
-            >= Duration::from_millis(replica.limits.voter_lease_ms());
+    let silent = if metrics.state == ServerState::Leader {
+        replica.has_abdicated(&metrics.vote)
+    } else {
+        replica.last_contact().elapsed() >= replica.limits.voter_lease()
+    };
     let own = replica.last_log_id();
     let place =
         |id: &Option<pb::RaftLogId>| id.map_or((0, 0, 0), |id| (id.term, id.replica_id, id.index));

@@ -151,7 +151,13 @@ impl RaftLogStorage<ShardRaft> for LogStore {
             return Ok(None);
         };
         let vote = pb::RaftVote::decode(bytes).map_err(CodecError::from).map_err(read_failed)?;
-        codec::vote_from(Some(&vote)).map(Some).map_err(read_failed)
+        let mut vote = codec::vote_from(Some(&vote)).map_err(read_failed)?;
+        if vote.leader_id.node_id == self.key.replica.0 {
+            // This replica led. It may have handed over since (see `replica::voting`), so it does not
+            // lead on as if nothing had been.
+            vote.committed = false;
+        }
+        Ok(Some(vote))
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {

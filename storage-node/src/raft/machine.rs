@@ -53,15 +53,17 @@ impl Machine {
         fatal: Fatal,
     ) -> Result<Machine, crate::state_store::StoreError> {
         let applied = cell.store.applied()?.unwrap_or_default();
+        let membership = codec::stored_membership_from(
+            applied.membership_log_id.as_ref(),
+            applied.membership.as_ref(),
+        );
+        cell.set_voters(&membership);
         Ok(Machine {
             cell,
             feed,
             fatal,
             last_applied: applied.last.as_ref().map(codec::log_id_from),
-            membership: codec::stored_membership_from(
-                applied.membership_log_id.as_ref(),
-                applied.membership.as_ref(),
-            ),
+            membership,
             lane: Arc::new(Lane::new(())),
         })
     }
@@ -244,6 +246,7 @@ impl RaftStateMachine<ShardRaft> for Machine {
                 EntryPayload::Normal(data) => self.apply_entry(entry.log_id, data.0).await?,
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
+                    self.cell.set_voters(&self.membership);
                     Outcomes::default()
                 }
             });
@@ -290,6 +293,7 @@ impl RaftStateMachine<ShardRaft> for Machine {
         }
         self.last_applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
+        self.cell.set_voters(&self.membership);
         tracing::info!(
             shard = self.cell.key.shard.0,
             snapshot = meta.snapshot_id,

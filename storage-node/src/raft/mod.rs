@@ -6,9 +6,12 @@
 pub(crate) mod codec;
 pub(crate) mod elections;
 pub(crate) mod log_store;
+#[cfg(test)]
+mod log_store_tests;
 pub(crate) mod machine;
 pub(crate) mod network;
 pub(crate) mod peers;
+mod runtime;
 
 use std::fmt;
 
@@ -24,6 +27,7 @@ openraft::declare_raft_types!(
         Node = Member,
         Entry = openraft::Entry<ShardRaft>,
         SnapshotData = Bytes,
+        AsyncRuntime = runtime::ShardRuntime,
 );
 
 /// The Raft node of one shard at this site.
@@ -34,6 +38,8 @@ pub(crate) type RaftEntry = openraft::Entry<ShardRaft>;
 pub(crate) type LogId = openraft::LogId<u64>;
 /// A vote of a shard's Raft group.
 pub(crate) type Vote = openraft::Vote<u64>;
+pub(crate) use runtime::VOTE_TIMEOUT_MARK_MS;
+
 /// A storage failure, as openraft sees it: it ends the group.
 pub(crate) type StorageError = openraft::StorageError<u64>;
 

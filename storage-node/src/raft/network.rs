@@ -17,10 +17,12 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, OptionalSend, RaftNetwork, RaftNetworkFactory, Snapshot};
+use parking_lot::Mutex;
 
 use super::codec::{self, CodecError};
 use super::peers::{PeerError, Peers};
 use super::{LogId, Member, ShardRaft, Vote};
+use crate::replica::voting::HandedOver;
 
 /// Makes the connections of one shard's group.
 #[derive(Clone)]
@@ -30,7 +32,12 @@ pub(crate) struct Network {
     cluster_id: String,
     /// This site, a holder of the runs that its snapshots name.
     site: u64,
+    /// The leader that asked this replica to follow it.
+    handed_over: Permission,
 }
+
+/// What a candidate may show to voters.
+pub(crate) type Permission = Arc<Mutex<Option<HandedOver>>>;
 
 /// The way to one replica.
 pub(crate) struct Connection {
@@ -64,8 +71,20 @@ const CHUNK_BYTES: usize = 512 * 1024;
 const UNREACHABLE_PAUSE: Duration = Duration::from_millis(100);
 
 impl Network {
-    pub(crate) fn new(peers: Arc<Peers>, shard: u16, cluster_id: String, site: u64) -> Network {
-        Network { peers, shard, cluster_id, site }
+    pub(crate) fn new(
+        peers: Arc<Peers>,
+        shard: u16,
+        cluster_id: String,
+        site: u64,
+        handed_over: Permission,
+    ) -> Network {
+        Network { peers, shard, cluster_id, site, handed_over }
+    }
+
+    /// What the candidate of this vote may show: it is for the term after the leader's.
+    fn permission(&self, vote: &Vote) -> Option<HandedOver> {
+        let term = vote.leader_id.term;
+        (*self.handed_over.lock()).filter(|leader| leader.term + 1 == term)
     }
 }
 
@@ -145,10 +164,12 @@ impl RaftNetwork<ShardRaft> for Connection {
         rpc: VoteRequest<u64>,
         _option: RPCOption,
     ) -> Result<VoteResponse<u64>, Error<RaftError<u64>>> {
+        let permission = self.network.permission(&rpc.vote);
         let request = pb::VoteRequest {
             vote: Some(codec::vote_to(&rpc.vote)),
             last: rpc.last_log_id.as_ref().map(codec::log_id_to),
-            handed_over_term: 0,
+            handed_over_term: permission.map_or(0, |leader| leader.term),
+            handed_over_by: permission.map_or(0, |leader| leader.node_id),
         };
         let Body::VoteDone(done) = self.ask(Body::Vote(request)).await? else {
             return Err(unreachable_by(&PeerError::Unexpected));
@@ -167,6 +188,8 @@ impl RaftNetwork<ShardRaft> for Connection {
     ) -> Result<SnapshotResponse<u64>, StreamingError<ShardRaft, Fatal<u64>>> {
         let chunks = self.snapshot_chunks(vote, &snapshot);
         let send = async {
+            // Never closed.
+            let _permit = self.network.peers.snapshots.acquire().await;
             let channel = self.network.peers.channel(self.site).await?;
             let mut client = RaftClient::new(channel);
             let done = client.install_snapshot(tokio_stream::iter(chunks)).await;

@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use holdfast_node_kit::{clock, grpc, shutdown::Shutdown};
-use holdfast_proto::PROTOCOL_VERSION;
 use holdfast_proto::storage::{
     self as pb, RaftFrame, RaftHello, RaftMessage, raft_client::RaftClient, raft_message::Body,
 };
+use holdfast_proto::version::Versions;
 use parking_lot::Mutex;
 use thiserror::Error;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
@@ -39,6 +39,9 @@ pub(crate) enum PeerError {
 /// Streams to all other sites.
 pub(crate) struct Peers {
     hello: RaftHello,
+    versions: Versions,
+    /// One permit for each snapshot that may be sent at once.
+    pub(crate) snapshots: Semaphore,
     shutdown: Shutdown,
     peers: Mutex<HashMap<u64, Arc<Peer>>>,
 }
@@ -56,6 +59,8 @@ pub(crate) struct Peer {
 struct Outbox {
     connected: bool,
     since: Option<Instant>,
+    /// The protocol version that both speak; 0 until the peer has said what it speaks.
+    version: u32,
     messages: Vec<RaftMessage>,
     pending: HashMap<u64, oneshot::Sender<Body>>,
 }
@@ -66,14 +71,26 @@ const FRAMES_IN_TRANSPORT: usize = 4;
 const RECONNECT: Duration = Duration::from_millis(200);
 
 impl Peers {
-    pub(crate) fn new(cluster_id: String, site: u64, shutdown: Shutdown) -> Arc<Peers> {
+    pub(crate) fn new(
+        cluster_id: String,
+        site: u64,
+        versions: Versions,
+        snapshots_max: usize,
+        shutdown: Shutdown,
+    ) -> Arc<Peers> {
         let hello = RaftHello {
-            protocol_version: PROTOCOL_VERSION,
+            protocol_version: versions.newest,
+            protocol_version_min: versions.oldest,
             cluster_id,
             site_id: site,
-            ..RaftHello::default()
         };
-        Arc::new(Peers { hello, shutdown, peers: Mutex::default() })
+        let snapshots = Semaphore::new(snapshots_max);
+        Arc::new(Peers { hello, versions, snapshots, shutdown, peers: Mutex::default() })
+    }
+
+    /// What this site says of itself on a stream.
+    pub(crate) fn hello(&self) -> RaftHello {
+        self.hello.clone()
     }
 
     /// Takes the sites' addresses from the topology; dials those that are new.
@@ -85,7 +102,8 @@ impl Peers {
                 None => {
                     let peer = Arc::new(Peer::new(site, address));
                     peers.insert(site, peer.clone());
-                    tokio::spawn(peer.run(self.hello.clone(), self.shutdown.clone()));
+                    let (hello, versions) = (self.hello.clone(), self.versions);
+                    tokio::spawn(peer.run(hello, versions, self.shutdown.clone()));
                 }
             }
         }
@@ -118,6 +136,13 @@ impl Peers {
         let peer = self.get(site);
         let since = peer.and_then(|peer| peer.outbox.lock().since);
         since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// The protocol version that is spoken with a site; the oldest if that is not known.
+    pub(crate) fn version(&self, site: u64) -> u32 {
+        let peer = self.get(site);
+        let common = peer.map_or(0, |peer| peer.outbox.lock().version);
+        common.max(self.versions.oldest)
     }
 
     /// A channel for calls beside the stream (snapshots, runs).
@@ -162,12 +187,12 @@ impl Peer {
         Ok(rx)
     }
 
-    async fn run(self: Arc<Self>, hello: RaftHello, shutdown: Shutdown) {
+    async fn run(self: Arc<Self>, hello: RaftHello, versions: Versions, shutdown: Shutdown) {
         let mut reported = false;
         loop {
             let ended = tokio::select! {
                 () = shutdown.wait() => return,
-                ended = self.converse(&hello, &mut reported) => ended,
+                ended = self.converse(&hello, versions, &mut reported) => ended,
             };
             let was_connected = std::mem::take(&mut *self.outbox.lock()).connected;
             if was_connected || !reported {
@@ -182,7 +207,7 @@ impl Peer {
     }
 
     /// One life of the stream; returns why it ended.
-    async fn converse(&self, hello: &RaftHello, reported: &mut bool) -> String {
+    async fn converse(&self, hello: &RaftHello, versions: Versions, reported: &mut bool) -> String {
         let address = self.address.lock().clone();
         let channel = match grpc::connect(&address).await {
             Ok(channel) => channel,
@@ -210,7 +235,7 @@ impl Peer {
         loop {
             tokio::select! {
                 answer = answers.message() => match answer {
-                    Ok(Some(frame)) => self.complete(frame),
+                    Ok(Some(frame)) => self.complete(frame, versions),
                     Ok(None) => return "stream ended by peer".into(),
                     Err(status) => return status.message().to_string(),
                 },
@@ -225,8 +250,12 @@ impl Peer {
         }
     }
 
-    fn complete(&self, frame: RaftFrame) {
+    fn complete(&self, frame: RaftFrame, versions: Versions) {
         let mut outbox = self.outbox.lock();
+        if let Some(hello) = frame.hello {
+            let theirs = Versions::announced(hello.protocol_version, hello.protocol_version_min);
+            outbox.version = versions.common(theirs).unwrap_or(0);
+        }
         for message in frame.messages {
             let waiter = outbox.pending.remove(&message.request_id);
             if let (Some(waiter), Some(body)) = (waiter, message.body) {

@@ -2,7 +2,8 @@
 //!
 //! Readers and tails look at the cell; only the state machine changes it.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -14,9 +15,13 @@ use holdfast_proto::ids::{Generation, Namespace, Position, ShardId};
 use holdfast_proto::placed::Placed;
 use holdfast_proto::shard::{RunRow, Status};
 use holdfast_shard::Shard;
+use openraft::StoredMembership;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
+use super::retention::Retention;
+use crate::metrics;
+use crate::raft::Member;
 use crate::state_store::{ReplicaStore, StoreError};
 
 /// One replica's state.
@@ -34,8 +39,14 @@ pub(crate) struct Cell {
     pub(crate) since_cut_bytes: AtomicUsize,
     /// A checkpoint was completed.
     pub(crate) checkpointed: Notify,
-    /// A run that the state names is not on this disk.
-    pub(crate) run_missing: Notify,
+    /// Wakes the site's fetching: a run that the state names is not on this disk, or wanted at once.
+    fetching: Arc<Notify>,
+    /// Missing runs that readers wait for.
+    wanted: Mutex<BTreeSet<Position>>,
+    /// What is to be removed.
+    pub(crate) retention: Retention,
+    /// Replica ids that vote by the last membership that was applied; while it changes, of both sets.
+    voters: Mutex<Vec<u64>>,
     /// This replica leads: it serves tails and feeds the registry.
     leading: AtomicBool,
 }
@@ -88,11 +99,30 @@ impl Cell {
             head,
             since_cut_bytes: AtomicUsize::new(0),
             checkpointed: Notify::new(),
-            run_missing: Notify::new(),
+            fetching: Arc::default(),
+            wanted: Mutex::default(),
+            retention: Retention::default(),
+            voters: Mutex::default(),
             leading: AtomicBool::new(false),
         };
         cell.reload_runs();
         cell
+    }
+
+    /// Who is woken when a run is missing.
+    pub(crate) fn fetched_by(mut self, fetching: Arc<Notify>) -> Cell {
+        fetching.notify_one();
+        self.fetching = fetching;
+        self
+    }
+
+    pub(crate) fn set_voters(&self, membership: &StoredMembership<u64, Member>) {
+        *self.voters.lock() = membership.voter_ids().collect();
+    }
+
+    /// Who votes by the membership that is committed.
+    pub(crate) fn voters(&self) -> Vec<u64> {
+        self.voters.lock().clone()
     }
 
     pub(crate) fn is_leading(&self) -> bool {
@@ -110,7 +140,7 @@ impl Cell {
         for row in rows {
             let run = self.open_run(&row);
             if run.is_none() {
-                self.run_missing.notify_one();
+                self.fetching.notify_one();
             }
             runs.insert(Position(row.first_position), RunSlot { row, run });
         }
@@ -158,7 +188,21 @@ impl Cell {
         }
     }
 
-    /// Makes a run readable that was just written or fetched.
+    /// Makes a run readable that was fetched, if the state still names it. False: the file is not it.
+    pub(crate) fn run_fetched(&self, row: RunRow) -> bool {
+        let Some(run) = self.open_run(&row) else { return false };
+        let mut runs = self.runs.write();
+        match runs.get_mut(&Position(row.first_position)).filter(|slot| slot.row == row) {
+            Some(slot) => slot.run = Some(run),
+            None => {
+                drop(runs);
+                self.remove_file(run_id(self.key.shard, &row));
+            }
+        }
+        true
+    }
+
+    /// Makes a run readable that was just written.
     pub(crate) fn run_ready(&self, row: RunRow) -> bool {
         let run = self.open_run(&row);
         let ready = run.is_some();
@@ -168,6 +212,9 @@ impl Cell {
 
     /// Removes the runs of a dropped generation.
     pub(crate) fn drop_generation(&self, generation: u64) {
+        if let Some(reason) = self.retention.dropped(generation) {
+            metrics::generation_dropped(reason.name());
+        }
         let mut dropped = Vec::new();
         self.runs.write().retain(|_, slot| {
             let keep = slot.row.generation != generation;
@@ -187,6 +234,21 @@ impl Cell {
         runs.values().filter(|slot| slot.run.is_none()).map(|slot| slot.row).collect()
     }
 
+    /// The runs that have positions of this range, oldest first; `None` for one that has to be fetched.
+    pub(crate) fn runs_in(&self, range: Range<Position>) -> Vec<Option<Arc<Run>>> {
+        let runs = self.runs.read();
+        let below = runs.range(..range.end);
+        let within = below.filter(|(_, slot)| slot.row.end_position > range.start.0);
+        within.map(|(_, slot)| slot.run.clone()).collect()
+    }
+
+    /// Bytes of the runs of one generation.
+    pub(crate) fn generation_bytes(&self, generation: u64) -> u64 {
+        let runs = self.runs.read();
+        let within = runs.values().filter(|slot| slot.row.generation == generation);
+        within.map(|slot| slot.row.bytes).sum()
+    }
+
     /// Bytes of this replica's runs.
     pub(crate) fn run_bytes(&self) -> u64 {
         self.runs.read().values().map(|slot| slot.row.bytes).sum()
@@ -195,12 +257,29 @@ impl Cell {
     /// The first run that ends above `from`, if it is all or partly below `until`.
     fn run_at(&self, from: Position, until: Position) -> Option<Result<Arc<Run>, ()>> {
         let runs = self.runs.read();
-        let slot = runs
+        let (first, slot) = runs
             .range(..=from)
             .next_back()
             .filter(|(_, slot)| slot.row.end_position > from.0)
             .or_else(|| runs.range(from..until).next())?;
-        Some(slot.1.run.clone().ok_or(()))
+        if slot.run.is_none() {
+            // A reader waits for it: it is fetched before all others.
+            self.wanted.lock().insert(*first);
+            self.fetching.notify_one();
+        }
+        Some(slot.run.clone().ok_or(()))
+    }
+
+    /// The next run to fetch: one that a reader waits for, else the newest.
+    pub(crate) fn next_missing(&self) -> Option<(RunRow, bool)> {
+        let runs = self.runs.read();
+        let mut wanted = self.wanted.lock();
+        wanted.retain(|first| runs.get(first).is_some_and(|slot| slot.run.is_none()));
+        if let Some(slot) = wanted.first().and_then(|first| runs.get(first)) {
+            return Some((slot.row, true));
+        }
+        let newest = runs.values().rev().find(|slot| slot.run.is_none());
+        newest.map(|slot| (slot.row, false))
     }
 
     /// Records from `from` on that match one of the filters. Reads files: call it off the reactor if

@@ -4,29 +4,37 @@ pub(crate) mod cell;
 pub(crate) mod hand_over;
 pub(crate) mod membership;
 pub(crate) mod proposer;
+pub(crate) mod retention;
 pub(crate) mod run_file;
 pub(crate) mod upkeep;
+pub(crate) mod voting;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use holdfast_log::{ReplicaKey, SiteLog};
 use holdfast_node_kit::shutdown::Shutdown;
 use holdfast_proto::shard::Status;
 use holdfast_proto::storage as pb;
 use openraft::ServerState;
+use openraft::Snapshot;
 use openraft::error::RaftError;
-use openraft::raft::AppendEntriesRequest;
+use openraft::raft::{AppendEntriesRequest, SnapshotResponse, VoteRequest, VoteResponse};
 use parking_lot::Mutex;
 
 use crate::config::RaftConfig;
 use crate::fatal::Fatal;
 use crate::feed::FeedQueue;
-use crate::raft::{Raft, ShardRaft, codec};
+use crate::raft::network::Permission;
+use crate::raft::{Raft, ShardRaft, Vote, codec};
 use crate::serve::tails::Tails;
 use cell::Cell;
 use proposer::ProposalQueue;
+use voting::{Ballot, HandedOver, Voting};
+
+/// How long openraft's voters keep a lease of their own: its shortest, see `site::raft_config`.
+pub(crate) const OPENRAFT_LEASE: Duration = Duration::from_millis(4);
 
 /// One replica of a shard at this site.
 pub(crate) struct Replica {
@@ -46,16 +54,25 @@ pub(crate) struct Replica {
     contact: Mutex<Instant>,
     led_since: Mutex<Instant>,
     appending: AtomicBool,
+    voting: Voting,
+    handed_over: Permission,
+    /// Held while something is proposed.
+    proposing: tokio::sync::Mutex<()>,
     handing_over: AtomicBool,
+    holder: AtomicBool,
     step: Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// Alive while commands of this leader's upkeep are not answered.
+    upkeep: Mutex<Weak<()>>,
     leader: AtomicU64,
 }
 
 /// Conditions of the site's disk, shared by its replicas.
 #[derive(Clone, Default)]
 pub(crate) struct DiskState {
-    /// At the high mark: no client appends.
+    /// At the high mark, and not below the low one since: no client appends.
     pub(crate) full: Arc<AtomicBool>,
+    /// What has to go until the disk is below its low mark; 0 if it is not full.
+    pub(crate) excess_bytes: Arc<AtomicU64>,
     /// The site log has little room left: no client appends until checkpoints have freed some.
     pub(crate) log_full: Arc<AtomicBool>,
     /// A sync takes too long: leaders are not to be trusted with writes.
@@ -73,6 +90,8 @@ pub(crate) struct Parts {
     pub(crate) limits: RaftConfig,
     pub(crate) fatal: Fatal,
     pub(crate) disk: DiskState,
+    /// Shown to voters by the network.
+    pub(crate) handed_over: Permission,
     /// Room that the site log keeps.
     pub(crate) log_reserve_bytes: u64,
 }
@@ -95,14 +114,19 @@ impl Replica {
             contact: Mutex::new(Instant::now()),
             led_since: Mutex::new(Instant::now()),
             appending: AtomicBool::new(false),
+            voting: Voting::default(),
+            handed_over: parts.handed_over,
+            proposing: tokio::sync::Mutex::default(),
             handing_over: AtomicBool::new(false),
+            holder: AtomicBool::new(false),
             step: Mutex::default(),
+            upkeep: Mutex::default(),
             leader: AtomicU64::new(0),
         }
     }
 
     /// The term in which this replica leads and may decide: it has applied the first entry of its own
-    /// term, a quorum answered within the lease, and its disk answers.
+    /// term, a quorum answered within the lease, its disk answers, and it does not hand over.
     ///
     /// # Errors
     /// `NotLeader`, or `Unavailable` if it leads but may not decide now.
@@ -117,7 +141,8 @@ impl Replica {
             metrics.last_applied.is_some_and(|applied| applied.leader_id.term == term);
         let heard = metrics.membership_config.voter_ids().count() == 1
             || metrics.millis_since_quorum_ack.is_some_and(|ms| ms <= self.limits.lease_ms);
-        if own_applied && heard && !self.disk_stalled() {
+        let resigned = self.is_handing_over() || self.voting.has_abdicated(&metrics.vote);
+        if own_applied && heard && !resigned && !self.disk_stalled() {
             Ok(term)
         } else {
             Err(Status::Unavailable)
@@ -175,6 +200,25 @@ impl Replica {
         self.handing_over.load(Ordering::Acquire)
     }
 
+    /// Whether it has handed over the leadership that it holds by this vote.
+    pub(crate) fn has_abdicated(&self, held: &Vote) -> bool {
+        self.voting.has_abdicated(held)
+    }
+
+    /// As a leader it is silent, because it hands over or has done so.
+    pub(crate) fn has_stopped_leading(&self) -> bool {
+        self.is_handing_over() || self.has_abdicated(&self.raft.metrics().borrow().vote)
+    }
+
+    /// The placement names it as a holder of history only.
+    pub(crate) fn is_holder(&self) -> bool {
+        self.holder.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_holder(&self, holder: bool) {
+        self.holder.store(holder, Ordering::Release);
+    }
+
     /// Notes that this replica leads, or no more.
     pub(crate) fn set_leading(&self, leads: bool) {
         *self.led_since.lock() = Instant::now();
@@ -203,14 +247,77 @@ impl Replica {
         if self.appending.swap(true, Ordering::Acquire) {
             return None;
         }
+        let lane = self.voting.lane.lock().await;
         let answer = self.raft.append_entries(request).await;
-        self.appending.store(false, Ordering::Release);
         if let Ok(answer) = &answer
             && !matches!(answer, openraft::raft::AppendEntriesResponse::HigherVote(_))
         {
             self.touch();
+            self.voting.follow();
         }
+        drop(lane);
+        self.appending.store(false, Ordering::Release);
         Some(answer)
+    }
+
+    /// Takes a snapshot from the leader.
+    pub(crate) async fn install_snapshot(
+        &self,
+        vote: Vote,
+        snapshot: Snapshot<ShardRaft>,
+    ) -> Result<SnapshotResponse<u64>, openraft::error::Fatal<u64>> {
+        let _lane = self.voting.lane.lock().await;
+        self.touch();
+        let answer = self.raft.install_full_snapshot(vote, snapshot).await?;
+        self.touch();
+        self.voting.follow();
+        Ok(answer)
+    }
+
+    /// Votes, if that breaks no promise; see [`voting`].
+    pub(crate) async fn vote(
+        &self,
+        request: VoteRequest<u64>,
+        handed_over: Option<HandedOver>,
+    ) -> Result<VoteResponse<u64>, RaftError<u64>> {
+        let _lane = self.voting.lane.lock().await;
+        let ballot = self.ballot(handed_over).await?;
+        if !ballot.may_vote() {
+            let last = self.raft.data_metrics().borrow().last_log;
+            return Ok(VoteResponse::new(ballot.held, last, false));
+        }
+        // openraft keeps a lease of its own, if a short one.
+        let rest = OPENRAFT_LEASE.saturating_sub(ballot.silent_for);
+        tokio::time::sleep(rest).await;
+        let answer = self.raft.vote(request).await?;
+        if answer.vote_granted {
+            self.touch();
+        }
+        Ok(answer)
+    }
+
+    /// Raises the term and asks for votes, if a vote for itself breaks no promise.
+    pub(crate) async fn elect(&self, handed_over: Option<HandedOver>) {
+        let _lane = self.voting.lane.lock().await;
+        // A group that has ended says so to its proposer.
+        let Ok(ballot) = self.ballot(handed_over).await else { return };
+        if ballot.may_vote() {
+            *self.handed_over.lock() = handed_over;
+            self.touch();
+            let _ = self.raft.trigger().elect().await;
+        }
+    }
+
+    async fn ballot(&self, handed_over: Option<HandedOver>) -> Result<Ballot, RaftError<u64>> {
+        let held = self.raft.with_raft_state(|state| *state.vote_ref()).await?;
+        Ok(Ballot {
+            held,
+            silent_for: self.voting.silent_for(),
+            serves: self.serving().is_ok(),
+            abdicated: self.voting.has_abdicated(&held),
+            handed_over,
+            lease: self.limits.voter_lease(),
+        })
     }
 
     /// Ends this replica's tasks and its Raft node.

@@ -12,7 +12,7 @@ use holdfast_shard::{Answer, Decision, Request};
 use openraft::error::{ClientWriteError, RaftError};
 use parking_lot::Mutex;
 use prost::Message;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use super::Replica;
 use crate::metrics;
@@ -25,8 +25,10 @@ pub(crate) enum Waiter {
     Append(Arc<GatewayLink>),
     /// A command that came on a gateway's stream.
     Propose(Arc<GatewayLink>, u64),
-    /// Nobody: the leader's own upkeep, which asks again.
-    Nobody,
+    /// The leader's own upkeep, which asks for more once all of a batch are answered.
+    Upkeep(Arc<()>),
+    /// A task of this process.
+    Task(oneshot::Sender<Outcome>),
 }
 
 struct Queued {
@@ -94,7 +96,10 @@ impl ProposalQueue {
 impl Replica {
     /// Queues a request; answers at once if the shard cannot take it now.
     pub(crate) fn request(&self, request: Request, waiter: Waiter) {
-        if let Err(status) = self.serving() {
+        // While leadership is handed over requests wait: soon it is known where to.
+        if let Err(status) = self.serving()
+            && !self.is_handing_over()
+        {
             return self.answer(&request, waiter, refusal(status));
         }
         if matches!(request, Request::Append(_)) && self.disk_full() {
@@ -110,11 +115,13 @@ impl Replica {
     /// The proposer's loop; ends with the replica.
     pub(crate) async fn propose_forever(self: Arc<Self>) {
         loop {
+            let turn = self.proposing.lock().await;
             let taken = match self.is_handing_over() {
                 true => Vec::new(),
                 false => self.queue.take(self.limits.entry_bytes_max),
             };
             if taken.is_empty() {
+                drop(turn);
                 tokio::select! {
                     () = self.stopped.wait() => return,
                     () = self.queue.wake.notified() => continue,
@@ -218,7 +225,9 @@ impl Replica {
         match waiter {
             Waiter::Append(link) => link.append_done(self.key.shard, outcome, self.leader_site()),
             Waiter::Propose(link, id) => link.propose_done(id, outcome, self.leader_site()),
-            Waiter::Nobody => {}
+            Waiter::Upkeep(batch) => drop(batch),
+            // It may have stopped waiting.
+            Waiter::Task(waiter) => drop(waiter.send(outcome)),
         }
     }
 }

@@ -7,16 +7,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_node_kit::clock;
-use holdfast_proto::ids::{Generation, Incarnation};
-use holdfast_proto::meta::{Liveness, ShardInfo};
+use holdfast_proto::ids::{Incarnation, ShardId};
+use holdfast_proto::meta::Liveness;
 use holdfast_proto::shard::Command;
-use holdfast_shard::{LAYOUT_TOPIC, Request};
+use holdfast_shard::policy::Policy;
+use holdfast_shard::{FEATURE_LEVEL, LAYOUT_TOPIC, Request, Shard, ShardError};
 
 use super::Replica;
-use super::hand_over::SETTLED_AFTER;
 use super::proposer::Waiter;
+use super::retention::Look;
 use crate::config::ShardConfig;
 use crate::site::Site;
+use crate::state_store::ReplicaStore;
 
 /// Pause between two looks at all shards.
 const INTERVAL: Duration = Duration::from_millis(200);
@@ -29,6 +31,7 @@ const COMMANDS_MAX: usize = 1_000;
 pub(crate) async fn run(site: Arc<Site>) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let policy = site.config.retention.policy(site.config.shard.message_retention_ms);
     loop {
         tokio::select! {
             () = site.shutdown.wait() => return,
@@ -38,18 +41,66 @@ pub(crate) async fn run(site: Arc<Site>) {
         let in_memory: usize =
             replicas.iter().map(|replica| replica.cell.shard.lock().tail().bytes()).sum();
         let log_full = site.disk_state.log_full.load(Ordering::Relaxed);
-        let crowded = log_full || in_memory > site.config.shard.tail_bytes_max;
-        let dead = dead_gateways(&site);
-        let clock_ms = if site.clocks.is_off() { 0 } else { clock::now_ms() };
+        let pressed = pressed(&replicas, site.disk_state.excess_bytes.load(Ordering::Relaxed));
+        let round = Round {
+            site: &site,
+            policy: &policy,
+            crowded: log_full || in_memory > site.config.shard.tail_bytes_max,
+            dead: &dead_gateways(&site),
+            now_ms: if site.clocks.is_off() { 0 } else { clock::now_ms() },
+        };
         for replica in replicas {
             if replica.serving().is_ok() {
-                replica.look_after(&site.config.shard, crowded, &dead, clock_ms);
+                replica.look_after(&round, pressed.get(&replica.key.shard).copied().unwrap_or(0));
                 if let Some(placed) = site.placement(replica.key.shard) {
                     replica.reconcile(&site, &placed);
                 }
             }
         }
     }
+}
+
+/// What one round over all shards goes by.
+struct Round<'a> {
+    site: &'a Site,
+    policy: &'a Policy,
+    crowded: bool,
+    dead: &'a [Incarnation],
+    /// 0 while the site's clock is off: then nothing is due by time.
+    now_ms: u64,
+}
+
+/// What the disk needs of the shards that this site leads, as positions below which everything goes: the
+/// oldest sealed generations, until they are as many bytes as are too many.
+fn pressed(replicas: &[Arc<Replica>], excess_bytes: u64) -> BTreeMap<ShardId, u64> {
+    let mut pressed = BTreeMap::new();
+    if excess_bytes == 0 {
+        return pressed;
+    }
+    let mut sealed = Vec::new();
+    for replica in replicas.iter().filter(|replica| replica.serving().is_ok()) {
+        let rows = replica.cell.shard.lock().generations().to_vec();
+        for row in rows.iter().filter(|row| row.sealed_at_ms != 0) {
+            let bytes = replica.cell.generation_bytes(row.generation);
+            sealed.push((
+                row.sealed_at_ms,
+                row.generation,
+                replica.key.shard,
+                row.end_position,
+                bytes,
+            ));
+        }
+    }
+    sealed.sort_unstable();
+    let mut freed = 0;
+    for (_, _, shard, end, bytes) in sealed {
+        if freed >= excess_bytes {
+            break;
+        }
+        freed += bytes;
+        pressed.insert(shard, end);
+    }
+    pressed
 }
 
 fn dead_gateways(site: &Site) -> Vec<Incarnation> {
@@ -61,40 +112,65 @@ fn dead_gateways(site: &Site) -> Vec<Incarnation> {
     topology.gateways.iter().filter(dead).filter_map(of).collect()
 }
 
-impl Replica {
-    /// `now_ms` is 0 while the site's clock is off: then nothing is due by time.
-    fn look_after(&self, config: &ShardConfig, crowded: bool, dead: &[Incarnation], now_ms: u64) {
-        let (requests, commands) = {
-            let shard = self.cell.shard.lock();
-            let mut commands: Vec<Command> = Vec::new();
-            if shard.next_deadline_ms().is_some_and(|deadline| deadline <= now_ms) {
-                match shard.due(now_ms, COMMANDS_MAX) {
-                    Ok(due) => commands.extend(due),
-                    Err(error) => return self.fatal.stop("deadlines", &error),
-                }
-            }
-            for owner in shard.owners() {
-                if dead.contains(&owner) {
-                    match shard.owned_by(owner, COMMANDS_MAX) {
-                        Ok(owned) => commands.extend(owned),
-                        Err(error) => return self.fatal.stop("sessions of a gateway", &error),
-                    }
-                }
-            }
-            (self.housekeeping(&shard, config, crowded, now_ms), commands)
-        };
-        for command in commands {
-            self.request(Request::Command(command), Waiter::Nobody);
+/// Commands that one look proposes: what is due by time, and what dead gateways have left.
+fn due_commands(
+    shard: &Shard<ReplicaStore>,
+    round: &Round<'_>,
+) -> Result<Vec<Command>, ShardError> {
+    let mut commands = Vec::new();
+    if shard.next_deadline_ms().is_some_and(|deadline| deadline <= round.now_ms) {
+        commands.extend(shard.due(round.now_ms, COMMANDS_MAX)?);
+    }
+    for owner in shard.owners() {
+        if round.dead.contains(&owner) {
+            let room = COMMANDS_MAX.saturating_sub(commands.len());
+            commands.extend(shard.owned_by(owner, room)?);
         }
-        for request in requests {
-            self.request(request, Waiter::Nobody);
+    }
+    Ok(commands)
+}
+
+impl Replica {
+    fn look_after(&self, round: &Round<'_>, pressed_below: u64) {
+        let mut upkeep = self.upkeep.lock();
+        // What was asked for and is not answered yet would be asked for again.
+        if upkeep.strong_count() > 0 {
+            return;
+        }
+        let level = self.common_level(round.site);
+        let (mut requests, commands, generations) = {
+            let shard = self.cell.shard.lock();
+            let commands = match due_commands(&shard, round) {
+                Ok(commands) => commands,
+                Err(error) => return self.fatal.stop("what is due", &error),
+            };
+            let config = &round.site.config.shard;
+            let mut requests = self.housekeeping(&shard, config, round.crowded, round.now_ms);
+            if shard.feature_level() < level {
+                requests.push(Request::SetFeatureLevel(level));
+            }
+            (requests, commands, shard.generations().to_vec())
+        };
+        let look = Look {
+            policy: round.policy,
+            config: &round.site.config.retention,
+            now_ms: round.now_ms,
+            pressed_below,
+            consumed_below: round.site.retention.consumed_below(self.key.shard),
+        };
+        requests.extend(self.due_generation(&generations, &look).map(Request::DropGeneration));
+        let batch = Arc::new(());
+        *upkeep = Arc::downgrade(&batch);
+        drop(upkeep);
+        for request in commands.into_iter().map(Request::Command).chain(requests) {
+            self.request(request, Waiter::Upkeep(batch.clone()));
         }
     }
 
-    /// Cuts, rolls and drops that are due.
+    /// Cuts and rolls that are due.
     fn housekeeping(
         &self,
-        shard: &holdfast_shard::Shard<crate::state_store::ReplicaStore>,
+        shard: &Shard<ReplicaStore>,
         config: &ShardConfig,
         crowded: bool,
         now_ms: u64,
@@ -122,20 +198,22 @@ impl Replica {
         } else if !cut_under_way && cut_due {
             requests.push(Request::Cut);
         }
-        if let Some(oldest) = generations.first()
-            && oldest.sealed_at_ms != 0
-            && (oldest.sealed_at_ms + config.message_retention_ms <= now_ms || self.disk_full())
-        {
-            crate::metrics::generation_dropped(self.disk_full());
-            tracing::warn!(
-                shard = self.key.shard.0,
-                generation = oldest.generation,
-                by_disk = self.disk_full(),
-                "dropping generation"
-            );
-            requests.push(Request::DropGeneration(Generation(oldest.generation)));
-        }
         requests
+    }
+
+    /// The highest feature level that every replica of the group can follow, as far as its site is heard.
+    fn common_level(&self, site: &Site) -> u32 {
+        let members: Vec<u64> = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow();
+            let membership = metrics.membership_config.membership();
+            membership.nodes().map(|(_, member)| member.site).collect()
+        };
+        let own = site.config.versions().newest;
+        let others = members.into_iter().filter(|member| *member != site.site_id.0);
+        let common = others.map(|member| site.peers.version(member)).fold(own, u32::min);
+        // Each protocol version came with the feature level of the same number.
+        common.min(FEATURE_LEVEL)
     }
 
     fn entries_since_checkpoint(&self) -> u64 {
@@ -143,37 +221,6 @@ impl Replica {
         let metrics = metrics.borrow();
         let applied = metrics.last_applied.map_or(0, |id| id.index);
         applied.saturating_sub(metrics.snapshot.map_or(0, |id| id.index))
-    }
-
-    /// Takes one step towards the placement: its replica set first, then its preferred leader.
-    fn reconcile(self: &Arc<Self>, site: &Site, placed: &ShardInfo) {
-        let Some(mut step) = self.step.try_lock() else { return };
-        if step.as_ref().is_some_and(|step| !step.is_finished()) {
-            return;
-        }
-        let target: BTreeMap<u64, u64> =
-            placed.replicas.iter().map(|one| (one.replica_id, one.site_id)).collect();
-        if target.is_empty() {
-            return;
-        }
-        if !self.has_voters(&target) {
-            *step = Some(tokio::spawn(self.clone().approach(target)));
-        } else if let Some(preferred) = placed.replicas.first()
-            && preferred.site_id != site.site_id.0
-            && self.leads_since().elapsed() >= SETTLED_AFTER
-            && site.peers.reachable_for(preferred.site_id) >= SETTLED_AFTER
-        {
-            let (site_id, replica_id) = (preferred.site_id, preferred.replica_id);
-            let step_taken = self.clone().hand_over(site.peers.clone(), site_id, replica_id);
-            *step = Some(tokio::spawn(step_taken));
-        }
-    }
-
-    fn has_voters(&self, target: &BTreeMap<u64, u64>) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let voters: Vec<u64> = metrics.membership_config.voter_ids().collect();
-        voters.len() == target.len() && voters.iter().all(|id| target.contains_key(id))
     }
 
     /// Tells Raft of each checkpoint and purges what no replica needs any more; ends with the replica.

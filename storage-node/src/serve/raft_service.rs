@@ -10,19 +10,21 @@ use futures_util::Stream;
 use holdfast_node_kit::clock;
 use holdfast_proto::ids::{ReplicaId, ShardId};
 use holdfast_proto::storage::{
-    self as pb, RaftFrame, RaftMessage, SnapshotChunk, SnapshotDone, SnapshotHeader,
+    self as pb, RaftFrame, RaftHello, RaftMessage, SnapshotChunk, SnapshotDone, SnapshotHeader,
     append_entries_done::Result as Done, raft_message::Body, raft_server::Raft,
 };
+use holdfast_proto::version::Versions;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
 use openraft::{Snapshot, SnapshotMeta};
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::check_hello;
+use super::{check_cluster, check_hello};
 use crate::metrics;
 use crate::raft::codec::{self, CodecError};
 use crate::raft::{elections, peers};
 use crate::replica::Replica;
+use crate::replica::voting::HandedOver;
 use crate::site::Site;
 
 /// The service; one a site.
@@ -48,13 +50,12 @@ impl Raft for RaftService {
             hello.ok_or_else(|| Status::invalid_argument("the first frame must be a hello"))?;
         let site = self.0.clone();
         let who = format!("site {:016x}", hello.site_id);
-        if let Err(status) =
-            check_hello(&who, hello.protocol_version, &hello.cluster_id, &site.cluster_id)
-        {
+        let theirs = Versions::announced(hello.protocol_version, hello.protocol_version_min);
+        if let Err(status) = check_hello(&who, &site, theirs, &hello.cluster_id) {
             tracing::warn!(site = who, reason = status.message(), "site refused");
             return Err(*status);
         }
-        let outbox = Arc::new(Outbox::default());
+        let outbox = Arc::new(Outbox::greeting(site.peers.hello()));
         let answers = Answers(outbox.clone());
         tokio::spawn(async move {
             loop {
@@ -82,13 +83,7 @@ impl Raft for RaftService {
         let mut chunks = request.into_inner();
         let header = chunks.message().await?.and_then(|chunk| chunk.header);
         let header = header.ok_or_else(|| Status::invalid_argument("snapshot has no header"))?;
-        check_hello(
-            "leader",
-            holdfast_proto::PROTOCOL_VERSION,
-            &header.cluster_id,
-            &self.0.cluster_id,
-        )
-        .map_err(|status| *status)?;
+        check_cluster("leader", &self.0, &header.cluster_id).map_err(|status| *status)?;
         let replica = find(&self.0, header.shard, header.target)
             .ok_or_else(|| Status::not_found("this site does not hold that replica"))?;
         let mut data = BytesMut::new();
@@ -101,10 +96,8 @@ impl Raft for RaftService {
         let malformed = |error: CodecError| Status::invalid_argument(error.to_string());
         let vote = codec::vote_from(header.vote.as_ref()).map_err(malformed)?;
         let snapshot = snapshot(&header, data.freeze()).map_err(malformed)?;
-        replica.touch();
-        let installed = replica.raft.install_full_snapshot(vote, snapshot).await;
+        let installed = replica.install_snapshot(vote, snapshot).await;
         let answer = installed.map_err(|error| Status::unavailable(error.to_string()))?;
-        replica.touch();
         let vote = Some(codec::vote_to(&answer.vote));
         Ok(Response::new(SnapshotDone { vote, refused: String::new() }))
     }
@@ -152,8 +145,11 @@ fn take(site: &Arc<Site>, outbox: &Arc<Outbox>, message: RaftMessage) {
         Some(Body::PreVote(request)) => {
             outbox.push(answer(Body::PreVoteDone(elections::would_vote(&replica, &request))));
         }
-        Some(Body::ElectNow(_)) => {
-            tokio::spawn(replica.elect_now());
+        Some(Body::ElectNow(_)) if site.is_leaving() => {
+            outbox.push(answer(peers::refused("this site is about to stop")));
+        }
+        Some(Body::ElectNow(request)) => {
+            tokio::spawn(replica.elect_now(site.peers.clone(), request));
             outbox.push(answer(Body::ElectNow(pb::ElectNow::default())));
         }
         _ => outbox.push(answer(peers::refused("not a request"))),
@@ -217,37 +213,39 @@ fn done(answer: &AppendEntriesResponse<u64>) -> pb::AppendEntriesDone {
 }
 
 async fn vote(replica: &Replica, request: &pb::VoteRequest) -> Body {
+    let handed_over = (request.handed_over_term > 0)
+        .then(|| HandedOver::new(request.handed_over_term, request.handed_over_by));
     let request = match codec::vote_from(request.vote.as_ref()) {
         Ok(vote) => VoteRequest::new(vote, request.last.as_ref().map(codec::log_id_from)),
         Err(error) => return peers::refused(error.to_string()),
     };
-    match replica.raft.vote(request).await {
-        Ok(answer) => {
-            if answer.vote_granted {
-                replica.touch();
-            }
-            Body::VoteDone(pb::VoteDone {
-                vote: Some(codec::vote_to(&answer.vote)),
-                granted: answer.vote_granted,
-                last: answer.last_log_id.as_ref().map(codec::log_id_to),
-            })
-        }
+    match replica.vote(request, handed_over).await {
+        Ok(answer) => Body::VoteDone(pb::VoteDone {
+            vote: Some(codec::vote_to(&answer.vote)),
+            granted: answer.vote_granted,
+            last: answer.last_log_id.as_ref().map(codec::log_id_to),
+        }),
         Err(error) => peers::refused(error.to_string()),
     }
 }
 
 /// Answers that are ready; one frame takes them all. Requests under way bound it.
-#[derive(Default)]
 struct Outbox(Mutex<Ready>);
 
 #[derive(Default)]
 struct Ready {
+    /// What this site says of itself; goes out first.
+    hello: Option<RaftHello>,
     messages: VecDeque<RaftMessage>,
     waker: Option<Waker>,
     closed: bool,
 }
 
 impl Outbox {
+    fn greeting(hello: RaftHello) -> Outbox {
+        Outbox(Mutex::new(Ready { hello: Some(hello), ..Ready::default() }))
+    }
+
     fn push(&self, message: RaftMessage) {
         let mut ready = self.0.lock();
         ready.messages.push_back(message);
@@ -273,9 +271,10 @@ impl Stream for Answers {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut ready = self.0.0.lock();
-        if !ready.messages.is_empty() {
+        if ready.hello.is_some() || !ready.messages.is_empty() {
+            let hello = ready.hello.take();
             let messages = ready.messages.drain(..).collect();
-            return Poll::Ready(Some(Ok(RaftFrame { messages, ..RaftFrame::default() })));
+            return Poll::Ready(Some(Ok(RaftFrame { hello, messages, clock_ms: 0 })));
         }
         if ready.closed {
             return Poll::Ready(None);

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use futures_util::Stream;
 use holdfast_node_kit::clock;
-use holdfast_proto::PROTOCOL_VERSION;
 use holdfast_proto::batch::Batch;
 use holdfast_proto::ids::{Position, ShardId};
 use holdfast_proto::shard::{AppendOutcome, Outcome, Status as Decided, outcome};
@@ -15,12 +14,13 @@ use holdfast_proto::storage::{
     TailFiltersActive, TailStopped, gateway_frame::Frame, site_frame::Frame as Out,
     storage_server::Storage,
 };
+use holdfast_proto::version::Versions;
 use holdfast_shard::Request as Ask;
 use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::link::{GatewayLink, Outgoing};
-use super::{check_hello, reads};
+use super::{check_cluster, check_hello, match_count, reads};
 use crate::metrics;
 use crate::replica::cell::run_id;
 use crate::replica::proposer::{Waiter, refusal};
@@ -50,20 +50,21 @@ impl Storage for StorageService {
             _ => return Err(Status::invalid_argument("the first frame must be a hello")),
         };
         let site = self.0.clone();
-        let GatewayHello { protocol_version, cluster_id, gateway, .. } = hello;
+        let GatewayHello { protocol_version, cluster_id, gateway, protocol_version_min } = hello;
+        let theirs = Versions::announced(protocol_version, protocol_version_min);
         let gateway = gateway.ok_or_else(|| Status::invalid_argument("hello names no gateway"))?;
         let who = format!("gateway {}", gateway.name);
-        if let Err(status) = check_hello(&who, protocol_version, &cluster_id, &site.cluster_id) {
+        if let Err(status) = check_hello(&who, &site, theirs, &cluster_id) {
             tracing::warn!(gateway = gateway.name, reason = status.message(), "gateway refused");
             return Err(*status);
         }
         let link = site.links.open(gateway).map_err(|status| *status)?;
         link.send(Out::Hello(SiteHello {
-            protocol_version: PROTOCOL_VERSION,
+            protocol_version: site.config.versions().newest,
             cluster_id: site.cluster_id.clone(),
             site_id: site.site_id.0,
             shards: u32::from(site.shards()),
-            protocol_version_min: 0,
+            protocol_version_min: site.config.versions().oldest,
         }));
         link.send(Out::Leaders(site.leaders()));
         let session = LinkSession { site, link: link.clone(), filters: Arc::default() };
@@ -76,8 +77,7 @@ impl Storage for StorageService {
         request: Request<FetchRunRequest>,
     ) -> Result<Response<Frames<Chunk>>, Status> {
         let request = request.into_inner();
-        check_hello("fetching site", PROTOCOL_VERSION, &request.cluster_id, &self.0.cluster_id)
-            .map_err(|status| *status)?;
+        check_cluster("fetching site", &self.0, &request.cluster_id).map_err(|status| *status)?;
         let row = request.run.ok_or_else(|| Status::invalid_argument("no run named"))?;
         let id = run_id(ShardId(request.shard as u16), &row);
         let disk = self.0.disk.clone();
@@ -103,9 +103,12 @@ impl Storage for StorageService {
 
     async fn count_matches(
         &self,
-        _request: Request<CountMatchesRequest>,
+        request: Request<CountMatchesRequest>,
     ) -> Result<Response<CountMatchesReply>, Status> {
-        Err(Status::unimplemented("not counted by this version"))
+        let request = request.into_inner();
+        check_cluster("counting site", &self.0, &request.cluster_id).map_err(|status| *status)?;
+        let counted = match_count::count(&self.0, request).await;
+        counted.map(Response::new).map_err(Status::invalid_argument)
     }
 }
 

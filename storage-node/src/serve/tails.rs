@@ -85,6 +85,11 @@ impl Tails {
         self.subscribers.lock().retain(|known| known.link.slot != link.slot);
     }
 
+    /// Looks at the tails again.
+    pub(crate) fn wakes(&self) {
+        self.wake.notify_one();
+    }
+
     /// Ends all tails: this replica no longer leads.
     pub(crate) fn stop_all(&self, shard: u16, leader_site: u64) {
         for subscriber in self.subscribers.lock().drain(..) {
@@ -114,6 +119,9 @@ pub(crate) async fn run(replica: Arc<Replica>) {
 
 /// Pushes what is in memory; true if something may be left to do.
 fn push_round(replica: &Replica) -> bool {
+    if replica.is_handing_over() {
+        return false;
+    }
     let tails = &replica.tails;
     let mut subscribers = tails.subscribers.lock();
     let shard = replica.cell.shard.lock();
