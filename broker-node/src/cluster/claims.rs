@@ -7,13 +7,14 @@ use holdfast_proto::gateway::{TakeOverReply, TakeOverRequest};
 use holdfast_proto::shard::command::Command as Kind;
 use holdfast_proto::shard::outcome::Outcome as Answer;
 use holdfast_proto::shard::{
-    Claim, ClaimOutcome, ClientKey, Command, CommitCursor, SessionRow, Status,
+    Claim, ClaimOutcome, ClientKey, Command, CommitCursor, Disconnect, SessionRow, Status,
 };
 use tokio::sync::oneshot;
 
 use super::error::ClusterError;
 use super::owners::Previous;
-use super::{Cluster, Shared, metrics as names};
+use super::requests::{Body, Reply};
+use super::{Cluster, Shared, metrics as names, monotonic};
 use crate::inbox::{Event, Inbox};
 
 /// What an old owner had not committed, when it answers.
@@ -92,8 +93,11 @@ impl Cluster {
         };
         // Only the direct predecessor's counts still, not that of an older connection.
         let uncommitted = uncommitted.filter(|commit| commit.epoch == outcome.previous_epoch);
-        if let (Some(row), Some(uncommitted)) = (&mut outcome.row, uncommitted) {
-            shared.adopt(row, client, uncommitted).await?;
+        if let (Some(row), Some(uncommitted)) = (&mut outcome.row, uncommitted)
+            && let Err(error) = shared.adopt(row, client.clone(), uncommitted).await
+        {
+            shared.release(&client, row);
+            return Err(error);
         }
         Ok(Claimed { outcome, ownership })
     }
@@ -116,6 +120,20 @@ impl Shared {
                 Err(ClusterError::Refused { reason })
             }
         }
+    }
+
+    /// Gives a claimed session up for which there is no connection (any more): it would count as
+    /// connected for as long as this gateway lives. To everybody else that is an unclean close.
+    pub(super) fn release(&self, client: &ClientKey, row: &SessionRow) {
+        let leave = Disconnect {
+            client: Some(client.clone()),
+            epoch: row.epoch,
+            instance: row.instance,
+            ..Disconnect::default()
+        };
+        let command = Command { command: Some(Kind::Disconnect(leave)) };
+        let deadline_ms = monotonic::now_ms() + self.config.propose_deadline_ms;
+        self.ask(self.home_of(client), Body::Propose(command), Reply::Nobody, deadline_ms);
     }
 
     fn previous(&self, outcome: &ClaimOutcome) -> Previous {

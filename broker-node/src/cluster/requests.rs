@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use holdfast_proto::ids::{Namespace, Position, ShardId, SiteId};
 use holdfast_proto::placed::Placed;
-use holdfast_proto::shard::{Command, Outcome, RetainedRow, Status};
+use holdfast_proto::shard::command::Command as Kind;
+use holdfast_proto::shard::outcome::Outcome as Answer;
+use holdfast_proto::shard::{ClientKey, Command, Outcome, RetainedRow, Status};
 use holdfast_proto::storage::gateway_frame::Frame;
 use holdfast_proto::storage::{
     Propose, ProposeDone, Read, ReadItem, ReadPage, ReadRetained, RetainedPage,
@@ -112,12 +114,35 @@ const ALONE: u32 = u32::MAX;
 pub(crate) struct Requests {
     last_id: u64,
     open: HashMap<Key, Request>,
+    /// Claims that were given up after they had been sent, by number: they may be applied yet.
+    late_claims: HashMap<u64, LateClaim>,
 }
+
+#[derive(Debug)]
+struct LateClaim {
+    client: ClientKey,
+    site: SiteId,
+}
+
+/// Claims that are remembered after they were given up. Those of more clients count as connected until
+/// their clients come back.
+const LATE_CLAIMS_MAX: usize = 10_000;
 
 impl Requests {
     fn next_id(&mut self) -> u64 {
         self.last_id += 1;
         self.last_id
+    }
+
+    /// Gives a request up; a claim that was sent is remembered.
+    fn give_up(&mut self, key: Key) -> Option<Request> {
+        let request = self.open.remove(&key)?;
+        if let (Some(site), Some(client)) = (request.site, claimant(&request.body))
+            && self.late_claims.len() < LATE_CLAIMS_MAX
+        {
+            self.late_claims.insert(key.0, LateClaim { client: client.clone(), site });
+        }
+        Some(request)
     }
 
     /// Takes the request an answer is for. One that asks to try again is kept: `retry` says whether the
@@ -133,6 +158,14 @@ impl Requests {
             request.not_before_ms = not_before_ms;
         }
         None
+    }
+}
+
+/// The client of a claim.
+fn claimant(body: &Body) -> Option<&ClientKey> {
+    match body {
+        Body::Propose(Command { command: Some(Kind::Claim(claim)) }) => claim.client.as_ref(),
+        _ => None,
     }
 }
 
@@ -259,11 +292,13 @@ impl Shared {
 
     /// A site's link is lost: what it was asked waits for its next leader.
     pub(crate) fn take_back_requests(&self, site: SiteId) {
-        for request in self.requests.lock().open.values_mut() {
+        let mut requests = self.requests.lock();
+        for request in requests.open.values_mut() {
             if request.site == Some(site) {
                 request.site = None;
             }
         }
+        requests.late_claims.retain(|_, late| late.site != site);
     }
 
     /// Sends what is due again and fails what waited for too long.
@@ -280,7 +315,7 @@ impl Shared {
             }
         }
         for key in late {
-            let request = self.requests.lock().open.remove(&key);
+            let request = self.requests.lock().give_up(key);
             if let Some(request) = request {
                 metrics::counter!(super::metrics::REQUESTS_EXPIRED).increment(1);
                 self.fail(request.shard, request.reply);
@@ -311,7 +346,11 @@ impl Shared {
         let key = (done.request_id, ALONE);
         let (shard, taken) = {
             let mut requests = self.requests.lock();
-            let Some(request) = requests.open.get(&key) else { return };
+            let Some(request) = requests.open.get(&key) else {
+                let late = requests.late_claims.remove(&done.request_id);
+                drop(requests);
+                return late.into_iter().for_each(|late| self.release_late(&late, &outcome));
+            };
             (request.shard, requests.take(key, site, wants_retry(status), again_ms))
         };
         if status == Status::NotLeader {
@@ -329,6 +368,16 @@ impl Shared {
                 self.step_done(home, ticket, (!set).then_some(UNSPECIFIED));
             }
             Some(Reply::Page { .. } | Reply::Retained(_) | Reply::Nobody) | None => {}
+        }
+    }
+
+    /// A claim was applied after its connection had given up.
+    fn release_late(&self, late: &LateClaim, outcome: &Outcome) {
+        if let Some(Answer::Claim(claim)) = &outcome.outcome
+            && let Some(row) = &claim.row
+        {
+            tracing::debug!(epoch = row.epoch, "giving up a session that was claimed too late");
+            self.release(&late.client, row);
         }
     }
 
