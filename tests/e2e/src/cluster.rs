@@ -278,6 +278,18 @@ impl Cluster {
         self.await_process(name, true).await;
     }
 
+    /// Changes the config of a process; it reads it at its next start.
+    pub fn edit_config(&self, name: &str, edit: impl Fn(&str) -> String) {
+        let path = self.data.join("config").join(format!("{name}.toml"));
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, edit(&text)).unwrap();
+    }
+
+    /// Removes the data of a process that does not run, as a new disk would.
+    pub fn wipe(&self, name: &str) {
+        fs::remove_dir_all(self.data.join(name)).unwrap();
+    }
+
     /// kill -9 of everything, the supervisor, too.
     pub async fn kill_all(&mut self) {
         // The supervisor first: it must not start anything again.

@@ -19,6 +19,10 @@ const VERSIONS: [Version; 2] = [Version::V3, Version::V5];
 /// How much, and how.
 #[derive(Debug, Clone)]
 pub struct LoadPlan {
+    /// Of its topics and subscribers; two loads on one cluster need two.
+    pub name: &'static str,
+    /// Number of the first publisher, likewise.
+    pub first_publisher: u32,
     /// On as many shards, so that every storage node probably leads one of them.
     pub publishers: u32,
     /// Half of them stay away until the end.
@@ -32,7 +36,8 @@ pub struct LoadPlan {
 impl Default for LoadPlan {
     fn default() -> LoadPlan {
         let publish_interval = Duration::from_millis(5);
-        LoadPlan { publishers: 8, subscribers: 2, qos: 1, publish_interval }
+        let (name, first_publisher) = ("load", 0);
+        LoadPlan { name, first_publisher, publishers: 8, subscribers: 2, qos: 1, publish_interval }
     }
 }
 
@@ -65,8 +70,8 @@ impl Load {
         for number in 0..plan.subscribers {
             let subscriber = SubscriberPlan {
                 addresses: rotated(addresses, number),
-                name: format!("subscriber-{number}"),
-                filter: "load/#".to_owned(),
+                name: format!("{}-{number}", plan.name),
+                filter: format!("{}/#", plan.name),
                 qos: plan.qos,
                 version: VERSIONS[number % 2],
             };
@@ -81,18 +86,18 @@ impl Load {
             }
         }
         let habits = Habits { publish_interval: plan.publish_interval, ..Habits::default() };
-        let publishers = (0..plan.publishers)
+        let publishers = (plan.first_publisher..plan.first_publisher + plan.publishers)
             .map(|number| {
                 let publisher = PublisherPlan {
                     addresses: rotated(addresses, number as usize),
                     publisher: number,
-                    topic: format!("load/{number}"),
+                    topic: format!("{}/{number}", plan.name),
                     qos: plan.qos,
                     window: 10,
                     count: None,
                     version: VERSIONS[number as usize % 2],
                 };
-                spawn_publisher_with(habits.clone(), publisher, ledger.clone(), stop.clone())
+                spawn_publisher_with(habits, publisher, ledger.clone(), stop.clone())
             })
             .collect();
         Load { ledger, plan, stop, publishers, connected, offline, names }
