@@ -10,7 +10,7 @@ use std::{
 };
 
 use holdfast_node_kit::{grpc, health::Health, shutdown::Shutdown};
-use holdfast_proto::meta::meta_server::MetaServer;
+use holdfast_proto::meta::{meta_server::MetaServer, steering_server::SteeringServer};
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic::transport::server::TcpIncoming;
@@ -23,6 +23,7 @@ use crate::{
     service::MetaService,
     sessions::Sessions,
     standby::Standby,
+    steering::SteeringService,
     store::{Store, StoreError},
     stores::{
         etcd::{EtcdError, EtcdStore},
@@ -137,7 +138,8 @@ async fn serve(
         .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let server = grpc::server().add_service(service);
+    let steering = SteeringServer::new(SteeringService { role });
+    let server = grpc::server().add_service(service).add_service(steering);
     Ok(server.serve_with_incoming_shutdown(incoming, async move { shutdown.wait().await }).await?)
 }
 

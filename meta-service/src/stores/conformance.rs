@@ -1,24 +1,35 @@
 //! What every store must do, as one function, run against each of them by its own test.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use crate::store::{
-    Change, Committed, Compare, OPS_MAX, Op, Range, Revision, Store, StoreError, Txn, all, get,
+use crate::{
+    election::{Candidate, Lost, News},
+    store::{
+        Answer, Change, Committed, Compare, OPS_MAX, Op, Range, Revision, Store, StoreError, Txn,
+        all, get,
+    },
 };
+
+/// Makes a store forget its past up to a revision.
+pub type Compact<'a> = &'a (dyn Fn(Revision) -> Answer<'a, ()> + Sync);
 
 /// Runs the whole suite under `prefix`, where nothing may be.
 ///
 /// # Panics
 /// Where the store does not do what it must.
-pub async fn suite(store: &dyn Store, prefix: &str) {
+pub async fn suite(store: Arc<dyn Store>, prefix: &str, compact: Compact<'_>) {
+    election(&store).await;
+    let store = store.as_ref();
     compares(store, &format!("{prefix}/compares/")).await;
     ranges(store, &format!("{prefix}/ranges/")).await;
     watches(store, &format!("{prefix}/watches/")).await;
     leases(store, &format!("{prefix}/leases/")).await;
     concurrency(store, &format!("{prefix}/concurrency/")).await;
+    neighbours(store, &format!("{prefix}/neighbours/")).await;
     limits(store, &format!("{prefix}/limits/")).await;
+    compaction(store, &format!("{prefix}/compaction/"), compact).await;
 }
 
 fn text(text: impl Into<String>) -> Bytes {
@@ -142,17 +153,113 @@ async fn concurrency(store: &dyn Store, prefix: &str) {
         store.commit(txn(vec![], vec![Op::put(text(format!("{prefix}n/{n:03}")), text("x"))]))
     };
     let answers = futures_util::future::join_all((0..300).map(count)).await;
-    let mut revisions: Vec<Revision> = answers
-        .into_iter()
-        .map(|answer| match answer.expect("the store works") {
-            Committed::Yes(revision) => revision,
-            Committed::Refused => panic!("there was no condition"),
-        })
-        .collect();
-    revisions.dedup();
-    assert_eq!(revisions.len(), 300, "each has a revision of its own");
     let stored = all(store, format!("{prefix}n/").as_bytes()).await.expect("the store works");
     assert_eq!(stored.len(), 300);
+    for (answer, entry) in answers.into_iter().zip(stored) {
+        let revision = answer.expect("the store works");
+        assert_eq!(revision, Committed::Yes(entry.modified), "told is what wrote it");
+    }
+}
+
+/// Many at once, some with conditions that do not hold: each gets its own answer.
+async fn neighbours(store: &dyn Store, prefix: &str) {
+    let fence = text(format!("{prefix}fence"));
+    let fenced = commit(store, vec![], vec![Op::put(fence.clone(), text("x"))]).await;
+    let fenced = fenced.expect("no condition");
+    let holds = |n: usize| !n.is_multiple_of(7);
+    let write = |n: usize| {
+        let key = text(format!("{prefix}n/{n:03}"));
+        let own = match n % 3 {
+            _ if !holds(n) => Compare::Value(text(format!("{prefix}none/{}", n % 11)), text("x")),
+            0 => Compare::Absent(key.clone()),
+            1 => Compare::Value(fence.clone(), text("x")),
+            _ => Compare::Unchanged(fence.clone(), fenced),
+        };
+        let compares = vec![Compare::Unchanged(fence.clone(), fenced), own];
+        store.commit(txn(compares, vec![Op::put(key, text("x"))]))
+    };
+    let answers = futures_util::future::join_all((0..600).map(write)).await;
+    for (n, answer) in answers.into_iter().enumerate() {
+        let written = answer.expect("the store works") != Committed::Refused;
+        assert_eq!(written, holds(n), "transaction {n}");
+        let there = value(store, &text(format!("{prefix}n/{n:03}"))).await.is_some();
+        assert_eq!(there, written, "transaction {n}");
+    }
+    // One whose lease is over among others that have none.
+    let lease = store.grant(Duration::from_secs(60)).await.expect("the store works");
+    store.revoke(lease).await.expect("the store works");
+    let write = |n: usize| {
+        let key = text(format!("{prefix}l/{n:02}"));
+        let lease = (n == 17).then_some(lease);
+        store.commit(txn(vec![], vec![Op::Put { key, value: text("x"), lease }]))
+    };
+    let answers = futures_util::future::join_all((0..40).map(write)).await;
+    for (n, answer) in answers.into_iter().enumerate() {
+        match answer {
+            Err(StoreError::LeaseOver(over)) => assert_eq!((n, over), (17, lease)),
+            answer => assert!(n != 17 && answer.is_ok(), "transaction {n}: {answer:?}"),
+        }
+    }
+}
+
+/// Who asks for a past that is forgotten is told, at once or by the watch's end; who begins anew sees all.
+async fn compaction(store: &dyn Store, prefix: &str, compact: Compact<'_>) {
+    let put = |n: usize| vec![Op::put(text(format!("{prefix}k")), text(format!("{n}")))];
+    let first = commit(store, vec![], put(0)).await.expect("no condition");
+    let second = commit(store, vec![], put(1)).await.expect("no condition");
+    let elsewhere = vec![Op::put(text(format!("{prefix}other")), text("x"))];
+    let last = commit(store, vec![], elsewhere).await.expect("no condition");
+    assert!(first < second && second < last);
+    compact(last).await.expect("the store works");
+    match store.watch(text(format!("{prefix}k")), first).await {
+        Err(StoreError::Compacted(revision)) => assert_eq!(revision, first),
+        Err(error) => panic!("{error}"),
+        Ok(mut watch) => assert_eq!(watch.changes.recv().await, None, "its past is gone"),
+    }
+    let range = Range { prefix: text(prefix), after: Bytes::new(), limit: 10 };
+    let page = store.range(range).await.expect("the store works");
+    let watched = text(format!("{prefix}k"));
+    let mut watch = store.watch(watched, page.revision + 1).await.expect("it is to come");
+    let news = commit(store, vec![], put(2)).await.expect("no condition");
+    assert_eq!(watch.changes.recv().await.expect("news are told").revision, news);
+}
+
+/// One is elected; another follows at once when it resigns, and when its lease is taken away; what the one
+/// before writes then is refused.
+async fn election(store: &Arc<dyn Store>) {
+    let candidate = |name: &str| {
+        let address = format!("{name}:1");
+        Candidate::new(store.clone(), &address, name, Duration::from_secs(2))
+    };
+    let mut first = candidate("a");
+    let one = first.campaign(|_| {}).await.expect("the store works");
+    let key = text("elected-wrote");
+    let write = |value: &str| txn(vec![], vec![Op::put(key.clone(), text(value))]);
+    let fenced = one.fenced();
+    assert!(matches!(fenced.commit(write("one")).await, Ok(Committed::Yes(_))));
+    let refused = txn(vec![Compare::Absent(key.clone())], vec![]);
+    assert!(matches!(fenced.commit(refused).await, Ok(Committed::Refused)), "not by the fence");
+    let mut second = candidate("b");
+    let mut told = Vec::new();
+    let two = if store.is_shared() {
+        let mut campaign = Box::pin(second.campaign(|news| told.push(news)));
+        // It is told who is elected, and waits for the end of it.
+        let early = tokio::time::timeout(Duration::from_millis(300), &mut campaign).await;
+        assert!(early.is_err(), "one is elected");
+        one.resign().await;
+        campaign.await.expect("the store works")
+    } else {
+        second.campaign(|_| {}).await.expect("the store works")
+    };
+    if store.is_shared() {
+        assert!(matches!(&told[0], News::Elected(address) if address == "a:1"), "{told:?}");
+    }
+    assert!(matches!(fenced.commit(write("late")).await, Err(StoreError::Superseded)));
+    assert_eq!(value(store.as_ref(), &key).await, Some(text("one")));
+    assert!(matches!(two.fenced().commit(write("two")).await, Ok(Committed::Yes(_))));
+    two.resign().await;
+    assert!(matches!(two.fenced().commit(write("late")).await, Err(StoreError::Superseded)));
+    assert!(matches!(two.keep().await, Lost::Over), "the store says so");
 }
 
 async fn limits(store: &dyn Store, prefix: &str) {
