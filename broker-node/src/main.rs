@@ -9,6 +9,7 @@ mod listener;
 mod metrics;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_node_kit::health::Health;
@@ -41,6 +42,8 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     };
     let shared = Shared::new(config.mqtt.clone(), &config.cluster, cluster.clone());
     tracing::info!(listen = %config.mqtt_listen, "serving MQTT");
+    let spread = Duration::from_millis(config.mqtt.drain_spread_ms);
+    tokio::spawn(send_elsewhere_when_cut_off(shared.clone(), spread));
     let stop = async {
         shutdown.wait().await;
         health.set_not_ready("stopping");
@@ -48,11 +51,20 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     };
     listener::serve(mqtt_listener, shared.clone(), stop).await;
     let time = Duration::from_millis(config.mqtt.drain_timeout_ms);
-    let spread = Duration::from_millis(config.mqtt.drain_spread_ms);
     if timeout(time, shared.registry.drain(spread)).await.is_err() {
         tracing::warn!(left = shared.registry.len(), "connections did not end in time");
     }
     cluster.leave().await;
     stopped.trigger();
     Ok(())
+}
+
+/// Clients that this gateway cannot serve for want of a site may do better at another one.
+async fn send_elsewhere_when_cut_off(shared: Arc<Shared>, spread: Duration) {
+    loop {
+        shared.cluster.cut_off().await;
+        if shared.cluster.another_gateway().is_some() {
+            shared.registry.send_elsewhere(spread).await;
+        }
+    }
 }

@@ -206,7 +206,8 @@ impl Control {
         }
     }
 
-    fn lease_ms(&self) -> u64 {
+    /// How long the metadata service takes a silent process for alive, in ms.
+    pub(crate) fn lease_ms(&self) -> u64 {
         let topology = self.topology.borrow();
         topology.as_ref().map_or(0, |topology| u64::from(topology.lease_ms)).max(1_000)
     }

@@ -20,6 +20,7 @@ mod metrics;
 mod monotonic;
 mod owners;
 mod publish;
+mod reach;
 mod regular;
 mod requests;
 mod routes;
@@ -89,6 +90,8 @@ struct Shared {
     covers: Covers,
     /// Counts the clients that were sent to another gateway.
     sent_elsewhere: AtomicUsize,
+    /// Wakes who hands the clients over when this gateway is cut off.
+    cut_off: Notify,
 }
 
 /// What a shard's time is ahead of local monotonic time, in ms.
@@ -157,6 +160,11 @@ impl Cluster {
     /// Tells the metadata service that this gateway is gone. Call it last.
     pub(crate) async fn leave(&self) {
         self.shared.control.leave().await;
+    }
+
+    /// Returns when this gateway is cut off from a leader that others reach, once each time.
+    pub(crate) async fn cut_off(&self) {
+        self.shared.cut_off.notified().await;
     }
 
     /// Where a client may go instead, `host:port`: another live gateway, each in turn.
@@ -301,6 +309,7 @@ impl Shared {
             channels: Channels::default(),
             covers: Covers::default(),
             sent_elsewhere: AtomicUsize::new(0),
+            cut_off: Notify::new(),
             shutdown,
             me,
             config,

@@ -9,6 +9,7 @@ use holdfast_proto::ids::{ShardId, SiteId};
 use holdfast_proto::meta::{Liveness, Topology};
 use tokio::task::JoinHandle;
 
+use super::reach::Reach;
 use super::{Shared, forward, link, metrics as names, monotonic};
 
 /// Pause between looks at what is due.
@@ -99,6 +100,7 @@ pub(crate) async fn send_filters(shared: Arc<Shared>) {
 /// Does what is due by time.
 pub(crate) async fn tick(shared: Arc<Shared>) {
     let mut is_ready = false;
+    let mut reach = Reach::default();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -114,6 +116,10 @@ pub(crate) async fn tick(shared: Arc<Shared>) {
         }
         shared.probe_leaders(now_ms);
         shared.tell_health(now_ms, &mut is_ready);
+        if reach.observe(shared.is_cut(now_ms), now_ms, shared.control.lease_ms() * 3 / 2) {
+            tracing::error!("cut off from a site that others reach: clients go elsewhere");
+            shared.cut_off.notify_one();
+        }
     }
 }
 
@@ -158,6 +164,24 @@ impl Shared {
                 self.leader_changed(shard);
             }
         }
+    }
+
+    /// Whether the leader of a shard has no link although the metadata service, which is heard itself,
+    /// hears of it.
+    fn is_cut(&self, now_ms: u64) -> bool {
+        let unlinked = |shard| {
+            let leader = self.leaders.lock().get(shard);
+            leader.filter(|site| !self.links.is_up(*site))
+        };
+        let unlinked: Vec<SiteId> = self.all_shards().filter_map(unlinked).collect();
+        if unlinked.is_empty() || self.control.routes.read().stores_everything(now_ms) {
+            return false;
+        }
+        let topology = self.control.topology.borrow();
+        let sites = topology.iter().flat_map(|topology| &topology.sites);
+        sites
+            .filter(|site| site.liveness() == Liveness::Up)
+            .any(|site| unlinked.contains(&SiteId(site.site_id)))
     }
 
     /// Tells whether a durable publish would be acknowledged now, when that changes: what the process

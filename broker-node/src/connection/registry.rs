@@ -53,23 +53,28 @@ impl Registry {
     }
 
     /// Tells one connection after the other to end, all of them over `spread`, and waits until they
-    /// have.
+    /// have. There are no new ones from here on.
     pub(crate) async fn drain(&self, spread: Duration) {
-        let inboxes: Vec<Arc<Inbox>> = {
+        {
             let mut entries = self.entries.lock();
             entries.is_draining = true;
-            entries.inboxes.values().cloned().collect()
-        };
-        if inboxes.is_empty() {
-            return;
+            if entries.inboxes.is_empty() {
+                return;
+            }
         }
+        self.send_elsewhere(spread).await;
+        self.emptied.notified().await;
+    }
+
+    /// Tells one connection after the other to end, all that there are now over `spread`.
+    pub(crate) async fn send_elsewhere(&self, spread: Duration) {
+        let inboxes: Vec<Arc<Inbox>> = self.entries.lock().inboxes.values().cloned().collect();
         let start = Instant::now();
-        let pause = spread / u32::try_from(inboxes.len()).unwrap_or(u32::MAX);
+        let pause = spread / u32::try_from(inboxes.len().max(1)).unwrap_or(u32::MAX);
         for (number, inbox) in (0..).zip(&inboxes) {
             sleep_until(start + pause * number).await;
             inbox.post(Event::Drain);
         }
-        self.emptied.notified().await;
     }
 
     /// Whether connections are being ended.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use holdfast_e2e::client::Client;
+use holdfast_e2e::client::{Client, Lost};
 use holdfast_e2e::cluster::{Cluster, Shape};
 use holdfast_e2e::packet::{Connect, Packet, Property, Version, Will, frame};
 
@@ -110,4 +110,19 @@ async fn sessions_of_mqtt_3_1_1_last_as_long_as_the_default() {
     assert!(!three.session_present);
     let five = Client::connect(&address, &asking("five", Some(1000))).await;
     assert!(five.session_present);
+}
+
+#[tokio::test]
+async fn a_session_that_is_claimed_too_late_is_given_up() {
+    let cluster = small(&["gateway.cluster.propose_deadline_ms=500"]).await;
+    let address = cluster.mqtt(1);
+    let watcher = Connect::durable(Version::V5, "watcher");
+    let mut watcher = Client::connect(&address, &watcher).await;
+    watcher.subscribe(&[("wills/#", 1)]).await;
+    cluster.pause("storage-1").await;
+    let late = Client::try_connect(&address, &with_late_will("late", 1)).await;
+    assert_eq!(late.unwrap_err(), Lost::Refused(0x88));
+    cluster.resume("storage-1").await;
+    // Its session ends a second after the gateway has given it up.
+    assert_eq!(watcher.collect(1).await[0].text(), "late");
 }
