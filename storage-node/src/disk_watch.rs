@@ -8,10 +8,14 @@ use std::time::Duration;
 use holdfast_node_kit::health::Health;
 
 use crate::metrics::{self, SiteGauges};
+use crate::replica::Replica;
 use crate::site::Site;
 
 /// Pause between two looks.
 const INTERVAL: Duration = Duration::from_millis(250);
+/// Looks at which a site that was ready may find a shard without a leader: leadership is handed over,
+/// or a replica has just come here.
+const LEADERLESS_LOOKS: u32 = 4;
 /// Looks between two refreshes of the costlier figures.
 const SLOW_EVERY: u32 = 20;
 
@@ -20,6 +24,7 @@ pub(crate) async fn run(site: Arc<Site>, health: Health) {
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut look, mut clock_was_off) = (0, false);
+    let (mut was_ready, mut leaderless) = (false, 0);
     loop {
         tokio::select! {
             () = site.shutdown.wait() => break,
@@ -52,8 +57,13 @@ pub(crate) async fn run(site: Arc<Site>, health: Health) {
             let _ = tokio::task::spawn_blocking(move || measure(&site)).await;
         }
         look = look.wrapping_add(1);
-        match readiness(&site, stalled) {
-            None => health.set_ready(),
+        leaderless = if lacks_leader(&site) { leaderless + 1 } else { 0 };
+        let leaderless = leaderless > if was_ready { LEADERLESS_LOOKS } else { 0 };
+        match readiness(&site, stalled, leaderless) {
+            None => {
+                was_ready = true;
+                health.set_ready();
+            }
             Some(reason) => health.set_not_ready(reason),
         }
     }
@@ -61,7 +71,7 @@ pub(crate) async fn run(site: Arc<Site>, health: Health) {
 }
 
 /// Why this site cannot do its job now.
-fn readiness(site: &Site, stalled: bool) -> Option<&'static str> {
+fn readiness(site: &Site, stalled: bool, leaderless: bool) -> Option<&'static str> {
     if site.is_leaving() {
         return Some("stopping");
     }
@@ -72,11 +82,12 @@ fn readiness(site: &Site, stalled: bool) -> Option<&'static str> {
     if topology.placement.is_empty() {
         return Some("no shards placed yet");
     }
-    let leaderless = |replica: &Arc<crate::replica::Replica>| {
-        !replica.is_holder() && site.leader_of(replica.key.shard.0) == 0
-    };
-    let leaderless = site.replicas().iter().any(leaderless);
     if leaderless { Some("a shard has no leader") } else { None }
+}
+
+fn lacks_leader(site: &Site) -> bool {
+    let member = |replica: &&Arc<Replica>| !replica.is_holder();
+    site.replicas().iter().filter(member).any(|one| site.leader_of(one.key.shard.0) == 0)
 }
 
 fn measure(site: &Site) {

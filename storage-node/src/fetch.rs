@@ -4,6 +4,7 @@
 //! `shard.fetch_bytes_per_s`. A run that a reader waits for comes first.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -109,11 +110,10 @@ fn account(site: &Site, progress: &mut HashMap<ShardId, Progress>) {
                 tracing::info!(shard = shard.0, runs, bytes, took_ms, "history is complete");
                 site.news.notify_one();
             }
-        } else if !progress.contains_key(&shard) {
+        } else if let Entry::Vacant(begun) = progress.entry(shard) {
             let bytes: u64 = missing.iter().map(|row| row.bytes).sum();
             tracing::info!(shard = shard.0, runs = missing.len(), bytes, "fetching history");
-            let started = Instant::now();
-            progress.insert(shard, Progress { started, runs: 0, bytes: 0, failed: false });
+            begun.insert(Progress { started: Instant::now(), runs: 0, bytes: 0, failed: false });
             site.news.notify_one();
         }
     }
