@@ -1,5 +1,5 @@
 # Thin: each target is a line or two, the work is in the programs that it calls.
-.PHONY: help run build programs test tools bench fmt deny
+.PHONY: help run build programs test tools bench chaos fmt deny
 
 VENV := target/clients/venv
 NODE := target/clients/node
@@ -42,6 +42,9 @@ $(NODE)/done:
 
 bench: build ## Measure throughput, latency, CPU and memory of a cluster of its own
 	./target/release/holdfast-load all $(ARGS)
+
+chaos: build ## Damage a cluster in every way there is and check that nothing is lost (as root: networks and disks, too)
+	./target/release/holdfast-chaos $(ARGS)
 
 fmt: ## Format the code
 	cargo fmt --all

@@ -1,0 +1,35 @@
+//! Programs of the system: `ip`, `nft`, `mount` and the like.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use crate::trouble::Trouble;
+
+/// Runs a command line without quoting: words are split at spaces.
+pub(crate) fn run(line: &str) -> Result<String, Trouble> {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    run_words(&words)
+}
+
+/// Runs a program with arguments.
+pub(crate) fn run_words(words: &[&str]) -> Result<String, Trouble> {
+    let command = words.join(" ");
+    let (program, arguments) = words.split_first().unwrap_or((&"true", &[]));
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(Trouble::system(&command))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Err(Trouble::Tool { command, output: format!("{}: {said}", output.status) })
+}
+
+/// Where a program is, as a shell would find it or in the folders of the superuser.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+    folders.map(|folder| folder.join(program)).find(|path| path.is_file())
+}
