@@ -1,10 +1,13 @@
 # Thin: each target is a line or two, the work is in the programs that it calls.
-.PHONY: help run build programs test tools bench chaos fmt deny
+.PHONY: help run build programs test tools protoc etcd bench chaos fmt deny
 
 VENV := target/clients/venv
 NODE := target/clients/node
 export HOLDFAST_PYTHON := $(CURDIR)/$(VENV)/bin/python
 export HOLDFAST_NODE_PATH := $(CURDIR)/$(NODE)/node_modules
+
+# Installs Debian packages without a word, as root or through sudo.
+APT = S=$$( [ $$(id -u) = 0 ] || echo sudo ); $$S apt-get -qq update && $$S apt-get -qq install -y --no-install-recommends
 
 help: ## This list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):[^#]*## /  make \1\t/'
@@ -12,10 +15,10 @@ help: ## This list
 run: build ## Build and start a cluster on this machine: 1 meta-service, 3 storage nodes, 2 gateways
 	./target/release/holdfast up $(ARGS)
 
-build: ## Build the programs as they are shipped
+build: protoc ## Build the programs as they are shipped
 	cargo build --release --bins
 
-programs:
+programs: protoc
 	@echo "== programs for the end-to-end tests"
 	cargo build --bins
 
@@ -28,9 +31,17 @@ test: tools ## Check format and lints, run all tests, also on real processes wit
 	@echo "== tests"
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace -- --test-threads=2; fi
 
-tools: $(VENV)/done $(NODE)/done
-	@command -v mosquitto_sub >/dev/null || { echo "== installing mosquitto-clients (Debian package)"; \
-	  S=$$( [ $$(id -u) = 0 ] || echo sudo ); $$S apt-get -qq update && $$S apt-get -qq install -y --no-install-recommends mosquitto-clients >/dev/null; }
+tools: protoc etcd $(VENV)/done $(NODE)/done
+	@command -v mosquitto_sub >/dev/null || { echo "== installing mosquitto-clients (Debian package)"; $(APT) mosquitto-clients >/dev/null; }
+
+# The etcd client is generated from its .proto files when it is built; the other package has those of Google that they import.
+protoc:
+	@[ -n "$$PROTOC" ] || command -v protoc >/dev/null || { echo "== installing protobuf-compiler (Debian package): the build needs protoc"; $(APT) protobuf-compiler libprotobuf-dev >/dev/null; }
+
+# The package starts a service of its own where systemd runs; clusters of ours bring their own processes.
+etcd:
+	@[ -n "$$HOLDFAST_ETCD" ] || command -v etcd >/dev/null || { echo "== installing etcd-server (Debian package), its service stays off"; $(APT) etcd-server >/dev/null; \
+	  if command -v systemctl >/dev/null; then $$S systemctl disable --now etcd >/dev/null 2>&1 || true; fi; }
 
 $(VENV)/done:
 	@echo "== installing the paho-mqtt client (Python) in $(VENV)"
