@@ -395,7 +395,7 @@ impl Control {
     pub fn finish(&mut self, now: Now) -> Turn {
         self.declare(now);
         self.give_up(now);
-        self.move_shards();
+        self.move_shards(now);
         if !self.asked.is_empty() {
             let asked = std::mem::take(&mut self.asked);
             let delta = self.routes.cover(asked.iter().flat_map(|(_, filters)| filters));
@@ -473,13 +473,14 @@ impl Control {
     }
 
     /// Takes the next steps of shards, unless the store was set back.
-    fn move_shards(&mut self) {
+    fn move_shards(&mut self, now: Now) {
         if self.membership.set_back_from().is_some() {
             return;
         }
         let hold = self.hold().is_some();
         let members = self.members.get_or_insert_with(|| self.membership.members());
-        let steps = self.membership.decide(&mut self.transitions, members, &self.reports, hold);
+        let (transitions, reports) = (&mut self.transitions, &self.reports);
+        let steps = self.membership.decide(transitions, members, reports, now.mono_ms, hold);
         self.changed |= !steps.is_empty();
         self.turn.steps.extend(steps);
         self.touch(Membership::settle_drained);

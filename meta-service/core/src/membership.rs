@@ -353,6 +353,7 @@ impl Membership {
         transitions: &mut Transitions,
         members: &Members,
         reports: &Reports,
+        now_ms: u64,
         hold: bool,
     ) -> Vec<Step> {
         let given = Given {
@@ -360,6 +361,7 @@ impl Membership {
             reports,
             replicas: self.replication_factor(),
             next_version: self.head.version + 1,
+            now_ms,
             hold,
         };
         transitions.decide(&mut self.head.placement, &mut self.next_replica_id, given)

@@ -23,6 +23,9 @@ use crate::{
     reports::Reports,
 };
 
+/// A step that has no leader, or lacks a site, for longer than this does not keep others waiting, in ms.
+const PATIENCE_MS: u64 = 30_000;
+
 /// A site as transitions see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -88,6 +91,8 @@ pub struct Given<'a> {
     pub replicas: usize,
     /// Version of the topology that will show what is decided.
     pub next_version: u64,
+    /// The own monotone clock, in ms.
+    pub now_ms: u64,
     /// Nothing new may begin.
     pub hold: bool,
 }
@@ -102,6 +107,8 @@ pub struct Transitions {
     changed: BTreeMap<u32, u64>,
     /// Version from which on all is to be said once more.
     confirms: BTreeMap<u32, u64>,
+    /// Since when a step cannot go on.
+    stuck_ms: BTreeMap<u32, u64>,
     /// Where shards should be, as long as it is known.
     target: Option<Placement>,
 }
@@ -115,6 +122,7 @@ impl Transitions {
             began_version,
             changed: BTreeMap::new(),
             confirms: BTreeMap::new(),
+            stuck_ms: BTreeMap::new(),
             target: None,
         }
     }
@@ -216,14 +224,14 @@ impl Transitions {
                 && shard.replicas.iter().all(|replica| replica.site_id != holder.site_id)
         });
         // The oldest has the most.
-        let to = match kept.min_by_key(|holder| holder.replica_id).cloned() {
+        let to = match kept.min_by_key(|holder| holder.replica_id).copied() {
             Some(holder) => holder,
             None => {
                 let site = successor(shards, shard, from, given.members)?;
                 ReplicaInfo { replica_id: mint(next_replica_id), site_id: site.0 }
             }
         };
-        let from = exchange(&mut shards[at], from, to.clone())?;
+        let from = exchange(&mut shards[at], from, to)?;
         self.note(number, given.next_version);
         self.replan();
         Some(Step::Turn { shard: number, from, to: SiteId(to.site_id) })
@@ -238,7 +246,7 @@ impl Transitions {
         given: Given<'_>,
         steps: &mut Vec<Step>,
     ) {
-        let under_way = shards.iter().filter(|shard| is_moving(shard, given)).count();
+        let under_way = shards.iter().filter(|shard| self.is_under_way(shard, given)).count();
         let mut room = self.transitions_max.saturating_sub(under_way);
         if room == 0 {
             return;
@@ -262,6 +270,16 @@ impl Transitions {
                 return;
             }
         }
+    }
+
+    /// A step is under way that is worth waiting for.
+    fn is_under_way(&mut self, shard: &ShardInfo, given: Given<'_>) -> bool {
+        if shard.holders.is_empty() || can_go_on(shard, given) {
+            self.stuck_ms.remove(&shard.shard);
+            return !shard.holders.is_empty();
+        }
+        let since_ms = *self.stuck_ms.entry(shard.shard).or_insert(given.now_ms);
+        given.now_ms.saturating_sub(since_ms) <= PATIENCE_MS
     }
 
     /// The shard's next move, if one can begin now: which replica leaves, and where to.
@@ -366,14 +384,12 @@ pub(crate) fn is_settled(shard: &ShardInfo, version: u64, reports: &Reports) -> 
     })
 }
 
-/// A step is under way that can come to its end by itself.
-fn is_moving(shard: &ShardInfo, given: Given<'_>) -> bool {
+/// The shard has a leader, and all who are to have it are up.
+fn can_go_on(shard: &ShardInfo, given: Given<'_>) -> bool {
     let up = |replica: &ReplicaInfo| {
         given.members.get(&SiteId(replica.site_id)).is_some_and(|member| member.up)
     };
-    !shard.holders.is_empty()
-        && given.reports.leader(shard.shard).is_some()
-        && shard.replicas.iter().all(up)
+    given.reports.leader(shard.shard).is_some() && shard.replicas.iter().all(up)
 }
 
 fn is_placed(shard: &ShardInfo, wanted: &[SiteId]) -> bool {
