@@ -18,7 +18,7 @@ use crate::state_store::{ReplicaStore, StateStore};
 const SHARDS: u16 = 16;
 const SESSIONS: u64 = 1_000_000;
 /// Requests in one entry, as the upkeep makes them.
-const PER_ENTRY: usize = 1_000;
+const PER_ENTRY: usize = 500;
 const START_MS: u64 = 1_000_000;
 
 struct Leader {

@@ -259,7 +259,7 @@ impl Replica {
 }
 
 /// The classes in a sealed generation; `None` while its runs are not all here.
-fn classes_in(cell: &Cell, row: &GenerationRow, policy: &Policy) -> Option<Present> {
+pub(crate) fn classes_in(cell: &Cell, row: &GenerationRow, policy: &Policy) -> Option<Present> {
     if cell.shard.lock().tail().first().0 < row.end_position {
         return None;
     }

@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// Pause between two looks whether the site log needs room.
 const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
 /// Commands that one look proposes for one shard.
-const COMMANDS_MAX: usize = 1_000;
+const COMMANDS_MAX: usize = 500;
 
 /// Looks after the shards that this site leads, until it stops.
 pub(crate) async fn run(site: Arc<Site>) {
@@ -70,37 +70,46 @@ struct Round<'a> {
     now_ms: u64,
 }
 
-/// What the disk needs of the shards that this site leads, as positions below which everything goes: the
-/// oldest sealed generations, until they are as many bytes as are too many.
+/// What the disk needs of the shards that this site leads, as positions below which everything goes.
 fn pressed(replicas: &[Arc<Replica>], excess_bytes: u64) -> BTreeMap<ShardId, u64> {
-    let mut pressed = BTreeMap::new();
     if excess_bytes == 0 {
-        return pressed;
+        return BTreeMap::new();
     }
     let mut sealed = Vec::new();
     for replica in replicas.iter().filter(|replica| replica.serving().is_ok()) {
         let rows = replica.cell.shard.lock().generations().to_vec();
-        for row in rows.iter().filter(|row| row.sealed_at_ms != 0) {
-            let bytes = replica.cell.generation_bytes(row.generation);
-            sealed.push((
-                row.sealed_at_ms,
-                row.generation,
-                replica.key.shard,
-                row.end_position,
-                bytes,
-            ));
-        }
+        sealed.extend(rows.iter().filter(|row| row.sealed_at_ms != 0).map(|row| Sealed {
+            at_ms: row.sealed_at_ms,
+            shard: replica.key.shard,
+            end: row.end_position,
+            bytes: replica.cell.generation_bytes(row.generation),
+        }));
     }
+    oldest(sealed, excess_bytes)
+}
+
+/// A sealed generation.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Sealed {
+    at_ms: u64,
+    shard: ShardId,
+    end: u64,
+    bytes: u64,
+}
+
+/// The oldest generations of all shards, until they are as many bytes: for each shard the end of its
+/// newest among them.
+fn oldest(mut sealed: Vec<Sealed>, bytes: u64) -> BTreeMap<ShardId, u64> {
     sealed.sort_unstable();
-    let mut freed = 0;
-    for (_, _, shard, end, bytes) in sealed {
-        if freed >= excess_bytes {
+    let (mut freed, mut ends) = (0, BTreeMap::new());
+    for generation in sealed {
+        if freed >= bytes {
             break;
         }
-        freed += bytes;
-        pressed.insert(shard, end);
+        freed += generation.bytes;
+        ends.insert(generation.shard, generation.end);
     }
-    pressed
+    ends
 }
 
 fn dead_gateways(site: &Site) -> Vec<Incarnation> {
@@ -257,5 +266,25 @@ impl Replica {
         let metrics = metrics.borrow();
         let replication = metrics.replication.as_ref()?;
         replication.values().map(|matched| matched.map_or(0, |id| id.index)).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_generations_of_all_shards_make_room() {
+        let sealed = |at_ms, shard, end| Sealed { at_ms, shard: ShardId(shard), end, bytes: 100 };
+        let all = vec![sealed(5, 1, 20), sealed(1, 2, 10), sealed(3, 1, 10), sealed(9, 2, 30)];
+        let of = |bytes| {
+            let ends = oldest(all.clone(), bytes);
+            [1, 2].map(|shard| ends.get(&ShardId(shard)).copied().unwrap_or(0))
+        };
+        assert_eq!(of(1), [0, 10]);
+        assert_eq!(of(100), [0, 10]);
+        assert_eq!(of(101), [10, 10]);
+        assert_eq!(of(300), [20, 10]);
+        assert_eq!(of(9_999), [20, 30]);
     }
 }

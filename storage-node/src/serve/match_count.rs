@@ -143,3 +143,194 @@ pub(crate) fn count_in(
     }
     Ok(Some(matches))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use holdfast_log::run::write_run;
+    use holdfast_log::{Disk, RealDisk, ReplicaKey, SimRng};
+    use holdfast_proto::batch::BatchBuilder;
+    use holdfast_proto::ids::{Epoch, Incarnation, ReplicaId};
+    use holdfast_proto::record::{NEVER_EXPIRES, RecordDraft};
+    use holdfast_proto::shard::{Entry, GenerationRow, RunRow};
+    use holdfast_shard::policy::{Class, Mode, Policy, Verdict};
+    use holdfast_shard::{LAYOUT_TOPIC, Request, Shard};
+
+    use super::*;
+    use crate::replica::cell::{RUNS_DIR, run_id};
+    use crate::replica::retention::classes_in;
+    use crate::state_store::{ReplicaStore, StateStore};
+
+    /// A replica's state that is driven by hand, and what it stores.
+    struct Replica {
+        cell: Cell,
+        entries: u64,
+        stored: Vec<(u64, u32, String)>,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Replica {
+        fn new() -> Replica {
+            let dir = tempfile::tempdir().unwrap();
+            let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir.path()).unwrap());
+            disk.create_dir(RUNS_DIR).unwrap();
+            let key = ReplicaKey { shard: ShardId(0), replica: ReplicaId(1) };
+            let store = StateStore::open(&dir.path().join("state")).unwrap().replica(key).unwrap();
+            let shard: Shard<ReplicaStore> = Shard::open(store.clone(), key.shard, 1).unwrap();
+            let cell = Cell::new(key, 1, store, disk, shard);
+            Replica { cell, entries: 0, stored: Vec::new(), _dir: dir }
+        }
+
+        fn run(&mut self, request: Request) -> holdfast_shard::Applied {
+            let mut shard = self.cell.shard.lock();
+            let entry = shard.decide(&[request], 1_000).unwrap().entry.unwrap();
+            self.entries += 1;
+            shard.apply(self.entries, Entry { term: 1, ..entry }).unwrap()
+        }
+
+        fn append(&mut self, rng: &mut SimRng, sequence: u64) {
+            let mut batch = BatchBuilder::default();
+            let mut next = self.cell.shard.lock().next_position().0;
+            for _ in 0..rng.below(60) {
+                let namespace = u32::from(rng.one_in(10));
+                let topic = format!("{}/{}", ["a", "b", "$c"][rng.below(3) as usize], rng.below(9));
+                batch.push(&RecordDraft {
+                    namespace: Namespace(namespace),
+                    topic: &topic,
+                    client_id: "p",
+                    epoch: Epoch(0),
+                    qos: 1,
+                    retain: false,
+                    will: false,
+                    packet_id: 0,
+                    expiry_interval_s: NEVER_EXPIRES,
+                    properties: &[],
+                    payload: b"x",
+                });
+                self.stored.push((next, namespace, topic));
+                next += 1;
+            }
+            self.run(Request::Append(batch.seal(Incarnation(1), sequence, u64::MAX)));
+        }
+
+        /// Ends a run; it is readable at once, or its file is missing.
+        fn cut(&mut self, seals: bool, is_missing: bool) {
+            let roll = Request::Roll { layout: LAYOUT_TOPIC.into() };
+            let cut = self.run(if seals { roll } else { Request::Cut }).cut.unwrap();
+            let mut shard = self.cell.shard.lock();
+            let records = shard.tail().below(cut.end);
+            if records.is_empty() {
+                return;
+            }
+            let mut row = RunRow {
+                generation: cut.generation.0,
+                first_position: cut.first.0,
+                end_position: cut.end.0,
+                ..RunRow::default()
+            };
+            let id = run_id(ShardId(0), &row);
+            let info = write_run(self.cell.disk.as_ref(), RUNS_DIR, id, &records).unwrap();
+            (row.checksum, row.bytes) = (info.checksum, info.bytes);
+            assert!(shard.run_written(row));
+            if is_missing {
+                self.cell.disk.remove(&id.path(RUNS_DIR)).unwrap();
+            }
+            self.cell.run_ready(row);
+            shard.trim_tail(cut.end);
+        }
+
+        fn expected(&self, namespace: u32, filters: &[String], range: &Range<Position>) -> Matches {
+            let mut matches = Matches::default();
+            for (position, of, name) in &self.stored {
+                if range.contains(&Position(*position))
+                    && *of == namespace
+                    && filters.iter().any(|filter| topic::matches(filter, name))
+                {
+                    matches.note(Position(*position));
+                }
+            }
+            matches
+        }
+    }
+
+    #[test]
+    fn counts_are_exact_across_runs_and_tail() {
+        for seed in 0..20 {
+            let mut rng = SimRng::new(seed);
+            let mut replica = Replica::new();
+            for sequence in 1..=12 {
+                replica.append(&mut rng, sequence);
+                if rng.one_in(3) {
+                    replica.cut(rng.one_in(3), false);
+                }
+            }
+            let next = replica.cell.shard.lock().next_position().0;
+            for _ in 0..60 {
+                let all = ["#", "a/#", "+/3", "b/2", "$c/+", "a/1", "nothing/#"];
+                let count = 1 + rng.below(3);
+                let filters: Vec<String> =
+                    (0..count).map(|_| all[rng.below(7) as usize].to_owned()).collect();
+                let namespace = u32::from(rng.one_in(5));
+                let range = Position(rng.below(next))..Position(1 + rng.below(next));
+                let found = count_in(&replica.cell, Namespace(namespace), &filters, range.clone());
+                let expected = replica.expected(namespace, &filters, &range);
+                let text = format!("seed {seed} {filters:?} {range:?}");
+                assert_eq!(found.unwrap(), Some(expected), "{text}");
+            }
+            let beyond = Position(1)..Position(next + 1);
+            let found = count_in(&replica.cell, Namespace(0), &["#".to_owned()], beyond);
+            assert_eq!(found.unwrap(), None, "not all there yet");
+        }
+    }
+
+    #[test]
+    fn nothing_is_counted_without_a_run_that_is_missing() {
+        let mut rng = SimRng::new(3);
+        let mut replica = Replica::new();
+        replica.append(&mut rng, 1);
+        replica.cut(false, true);
+        let middle = replica.cell.shard.lock().next_position();
+        replica.append(&mut rng, 2);
+        let next = replica.cell.shard.lock().next_position();
+        let count = |range| {
+            count_in(&replica.cell, Namespace(0), &["#".to_owned()], range).unwrap().is_some()
+        };
+        assert!(!count(Position(1)..next) && !count(Position(1)..middle));
+        assert!(count(middle..next));
+        let request = |queries| CountMatchesRequest {
+            below: next.0,
+            queries: vec![
+                MatchQuery { namespace: 0, filters: vec!["#".into()], from: middle.0 };
+                queries
+            ],
+            ..CountMatchesRequest::default()
+        };
+        let counts = count_all(&replica.cell, &request(3)).unwrap().unwrap();
+        assert_eq!(counts.len(), 3);
+        assert!(counts.iter().all(|one| *one == counts[0]));
+    }
+
+    #[test]
+    fn the_topics_of_a_generation_say_which_overrides_hold() {
+        let mut rng = SimRng::new(4);
+        let mut replica = Replica::new();
+        for sequence in 1..4 {
+            replica.append(&mut rng, sequence);
+            replica.cut(sequence == 3, false);
+        }
+        let class = |mode, age_ms| Class { mode, age_ms };
+        let policy = |filter: &str| {
+            let overrides = vec![(filter.to_owned(), class(Mode::TimeAndConsumed, 50))];
+            Policy::new(class(Mode::Time, 10), overrides)
+        };
+        let row: GenerationRow = replica.cell.shard.lock().generations()[0].clone();
+        let verdict = |policy: &Policy, now_ms| {
+            let present = classes_in(&replica.cell, &row, policy).unwrap();
+            policy.verdict(&row, &present, now_ms)
+        };
+        assert_eq!(verdict(&policy("a/#"), 1_010), Verdict::Keep);
+        assert_eq!(verdict(&policy("a/#"), 1_050), Verdict::Wait);
+        assert_eq!(verdict(&policy("elsewhere/#"), 1_010), Verdict::Doom);
+    }
+}

@@ -229,3 +229,98 @@ impl Session {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use holdfast_proto::shard::{GatewayRef, InFlight, Subscription};
+
+    use super::super::Goal;
+    use super::*;
+
+    fn goals(all: &[(u64, u64)]) -> Goals {
+        let goal = |(wanted_below, doomed_below): &(u64, u64)| Goal {
+            wanted_below: *wanted_below,
+            doomed_below: *doomed_below,
+        };
+        Goals(all.iter().map(goal).collect())
+    }
+
+    fn row(cursor: &[u64]) -> SessionRow {
+        let subscription = Subscription { filter: "t/#".into(), ..Subscription::default() };
+        SessionRow {
+            epoch: 3,
+            instance: 2,
+            cursor: cursor.to_vec(),
+            subscriptions: vec![subscription],
+            expiry_interval_s: 60,
+            ..SessionRow::default()
+        }
+    }
+
+    fn noted(goals: &Goals, row: &SessionRow) -> Batch {
+        let mut batch = Batch::default();
+        let client = ClientKey { namespace: 0, client_id: "a".into() };
+        batch.note(goals, client, row);
+        batch
+    }
+
+    fn asked(batch: &Batch) -> Vec<(u16, u64, u64)> {
+        batch.asks.iter().map(|ask| (ask.shard, ask.query.from, ask.below)).collect()
+    }
+
+    fn count(count: u64, first: u64) -> Option<MatchCount> {
+        Some(MatchCount { count, first })
+    }
+
+    #[test]
+    fn only_what_may_be_removed_is_asked_about() {
+        let goals = goals(&[(50, 20), (0, 0), (9, 40)]);
+        assert_eq!(asked(&noted(&goals, &row(&[0, 0, 0]))), [(0, 1, 20), (0, 20, 50), (2, 1, 40)]);
+        assert_eq!(asked(&noted(&goals, &row(&[30, 5, 40]))), [(0, 30, 50)]);
+        assert!(noted(&goals, &row(&[50, 1, 40])).sessions.is_empty());
+        let nothing = SessionRow { subscriptions: Vec::new(), ..row(&[0, 0, 0]) };
+        assert!(noted(&goals, &nothing).sessions.is_empty());
+    }
+
+    #[test]
+    fn what_is_in_flight_is_needed_unless_it_is_doomed() {
+        let of = |position| {
+            let in_flight = vec![InFlight { position, ..InFlight::default() }];
+            let row = SessionRow { in_flight, ..row(&[60]) };
+            noted(&goals(&[(50, 20)]), &row).in_flight.get(&0).copied()
+        };
+        assert_eq!((of(19), of(20)), (None, Some(20)));
+    }
+
+    #[test]
+    fn a_session_moves_to_what_it_still_wants_and_loses_what_is_doomed() {
+        let batch = noted(&goals(&[(50, 20)]), &row(&[4]));
+        let session = &batch.sessions[0];
+        let move_on = |answers: &[Option<MatchCount>]| {
+            let found: Vec<_> =
+                session.needs.iter().map(|need| need.found(answers, false)).collect();
+            let moved = session.move_on(&found)?;
+            assert_eq!((moved.epoch, moved.instance), (3, 2));
+            Some((moved.cursor[0].position, moved.lost))
+        };
+        assert_eq!(move_on(&[count(3, 7), count(2, 31)]), Some((31, 3)));
+        assert_eq!(move_on(&[count(3, 7), count(0, 50)]), Some((50, 3)));
+        assert_eq!(move_on(&[count(0, 20), count(1, 20)]), Some((20, 0)));
+        assert_eq!(move_on(&[count(0, 20), None]), None, "not answered");
+        let unread = noted(&goals(&[(50, 1)]), &row(&[4]));
+        let found = [unread.sessions[0].needs[0].found(&[count(1, 4)], false)];
+        assert_eq!(unread.sessions[0].move_on(&found), None, "it wants what is next");
+    }
+
+    #[test]
+    fn a_connected_session_loses_nothing_and_is_not_moved() {
+        let owner = Some(GatewayRef::default());
+        let batch = noted(&goals(&[(50, 20)]), &SessionRow { owner, ..row(&[4]) });
+        let need = &batch.sessions[0].needs[0];
+        let found = |answers: &[Option<MatchCount>]| need.found(answers, true).unwrap();
+        assert_eq!(found(&[count(3, 7), count(2, 31)]), Found { next: 7, lost: 0 });
+        assert_eq!(found(&[count(0, 20), count(2, 31)]), Found { next: 31, lost: 0 });
+        assert_eq!(found(&[count(0, 20), count(0, 50)]), Found { next: 50, lost: 0 });
+        assert_eq!(batch.sessions[0].move_on(&[Some(found(&[count(0, 20), count(0, 50)]))]), None);
+    }
+}
