@@ -7,7 +7,6 @@ use std::{
 };
 
 use etcd_client::Client;
-use meta_service::{config::EtcdConfig, stores::etcd::EtcdStore};
 use tempfile::TempDir;
 
 /// Some members; their processes end with it.
@@ -40,7 +39,8 @@ impl Member {
     }
 }
 
-fn free_ports(count: usize) -> Vec<u16> {
+/// Ports that nobody listens on.
+pub(crate) fn free_ports(count: usize) -> Vec<u16> {
     let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
@@ -55,6 +55,7 @@ impl Cluster {
         cluster
     }
 
+    #[allow(dead_code, reason = "not every test needs it")]
     /// Another cluster behind the same addresses, not started.
     pub(crate) fn stranger(&self) -> Cluster {
         let ports: Vec<u16> =
@@ -147,24 +148,6 @@ impl Cluster {
     pub(crate) fn endpoints(&self) -> Vec<String> {
         let url = |member: &Member| format!("http://127.0.0.1:{}", member.client_port);
         self.members.iter().map(url).collect()
-    }
-
-    pub(crate) fn config(&self) -> EtcdConfig {
-        EtcdConfig {
-            endpoints: self.endpoints(),
-            prefix: "/test/".to_owned(),
-            request_timeout_ms: 1_000,
-            retry_ms: 20_000,
-            user: None,
-            password_file: None,
-            ca_file: None,
-            cert_file: None,
-            key_file: None,
-        }
-    }
-
-    pub(crate) async fn open(&self) -> EtcdStore {
-        EtcdStore::open(&self.config(), |_| {}).await.unwrap()
     }
 
     #[allow(dead_code, reason = "not every test needs it")]

@@ -3,6 +3,9 @@
 #![allow(clippy::unwrap_used, reason = "a test's own surroundings either work or end it")]
 
 mod cluster;
+#[path = "../etcd/mod.rs"]
+mod etcd;
+mod failover;
 mod filters;
 mod peers;
 mod sessions;

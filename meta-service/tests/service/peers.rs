@@ -104,12 +104,18 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) async fn connect(service: &Service, report: SiteReport) -> Site {
+        Site::open(service.client.clone(), report).await.unwrap()
+    }
+
+    pub(crate) async fn open(
+        mut client: MetaClient<Channel>,
+        report: SiteReport,
+    ) -> Result<Site, Status> {
         let (sender, reports) = mpsc::channel(4);
         let (report, latest) = watch::channel(report);
         tokio::spawn(beat(latest, sender));
-        let mut client = service.client.clone();
-        let updates = client.site(ReceiverStream::new(reports)).await.unwrap().into_inner();
-        Site { report, updates }
+        let updates = client.site(ReceiverStream::new(reports)).await?.into_inner();
+        Ok(Site { report, updates })
     }
 
     pub(crate) async fn until(&mut self, wanted: impl Fn(&Topology) -> bool) -> Topology {
@@ -160,6 +166,13 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     pub(crate) async fn connect(service: &Service, incarnation: u64) -> Gateway {
+        Gateway::open(service.client.clone(), incarnation).await.unwrap()
+    }
+
+    pub(crate) async fn open(
+        mut client: MetaClient<Channel>,
+        incarnation: u64,
+    ) -> Result<Gateway, Status> {
         let gateway = GatewayRef {
             incarnation,
             name: format!("gateway-{incarnation}"),
@@ -174,9 +187,8 @@ impl Gateway {
         let (sender, reports) = mpsc::channel(4);
         let (report, latest) = watch::channel(report);
         tokio::spawn(beat(latest, sender));
-        let mut client = service.client.clone();
-        let updates = client.gateway(ReceiverStream::new(reports)).await.unwrap().into_inner();
-        Gateway { report, updates }
+        let updates = client.gateway(ReceiverStream::new(reports)).await?.into_inner();
+        Ok(Gateway { report, updates })
     }
 
     pub(crate) async fn update(&mut self) -> GatewayUpdate {

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use etcd_client::Error;
 use meta_service::{
+    config::EtcdConfig,
     store::{Answer, Committed, Compare, Op, Store, StoreError, Txn, all, get},
     stores::{
         conformance,
@@ -14,6 +15,24 @@ use meta_service::{
 use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::cluster::Cluster;
+
+fn config(cluster: &Cluster) -> EtcdConfig {
+    EtcdConfig {
+        endpoints: cluster.endpoints(),
+        prefix: "/test/".to_owned(),
+        request_timeout_ms: 1_000,
+        retry_ms: 20_000,
+        user: None,
+        password_file: None,
+        ca_file: None,
+        cert_file: None,
+        key_file: None,
+    }
+}
+
+async fn open(cluster: &Cluster) -> EtcdStore {
+    EtcdStore::open(&config(cluster), |_| {}).await.unwrap()
+}
 
 #[tokio::test]
 async fn etcd_conforms() {
@@ -26,7 +45,7 @@ async fn etcd_conforms() {
             client.compact(revision.cast_signed(), None).await.map(drop).map_err(failed)
         })
     };
-    conformance::suite(Arc::new(cluster.open().await), "first", &compact).await;
+    conformance::suite(Arc::new(open(&cluster).await), "first", &compact).await;
 }
 
 fn put(key: String, value: &str) -> Txn {
@@ -109,7 +128,7 @@ async fn assert_stored(store: &EtcdStore, last: &BTreeMap<Bytes, u64>) {
 #[tokio::test]
 async fn killing_etcds_leader_loses_no_acknowledged_write() {
     let mut cluster = Cluster::start(3).await;
-    let store = Arc::new(cluster.open().await);
+    let store = Arc::new(open(&cluster).await);
     let mut writers = Writers::start(&store, 40);
     writers.until_acknowledged(100).await;
     let leader = cluster.leader().await;
@@ -123,7 +142,7 @@ async fn killing_etcds_leader_loses_no_acknowledged_write() {
 #[tokio::test]
 async fn all_of_etcd_may_stop_and_start() {
     let mut cluster = Cluster::start(3).await;
-    let store = Arc::new(cluster.open().await);
+    let store = Arc::new(open(&cluster).await);
     let mut watch = store.watch("seen".into(), 1).await.unwrap();
     let mut writers = Writers::start(&store, 8);
     writers.until_acknowledged(50).await;
@@ -138,7 +157,7 @@ async fn all_of_etcd_may_stop_and_start() {
 #[tokio::test]
 async fn another_cluster_behind_the_same_addresses_is_refused() {
     let mut cluster = Cluster::start(3).await;
-    let store = cluster.open().await;
+    let store = open(&cluster).await;
     store.commit(put("a".to_owned(), "1")).await.unwrap();
     cluster.kill_all();
     let mut stranger = cluster.stranger();
@@ -154,7 +173,7 @@ async fn another_cluster_behind_the_same_addresses_is_refused() {
 #[tokio::test]
 async fn older_data_of_the_same_cluster_is_refused() {
     let mut cluster = Cluster::start(1).await;
-    let store = cluster.open().await;
+    let store = open(&cluster).await;
     store.commit(put("a".to_owned(), "1")).await.unwrap();
     cluster.kill_all();
     let kept = cluster.directory().join("kept");
@@ -180,7 +199,7 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 #[tokio::test]
 async fn endpoints_of_two_clusters_are_refused() {
     let (one, other) = tokio::join!(Cluster::start(1), Cluster::start(1));
-    let mut config = one.config();
+    let mut config = config(&one);
     config.endpoints.extend(other.endpoints());
     let error = EtcdStore::open(&config, |_| {}).await.unwrap_err();
     assert!(matches!(error, EtcdError::Clusters { .. }), "{error}");
@@ -189,7 +208,7 @@ async fn endpoints_of_two_clusters_are_refused() {
 #[tokio::test]
 async fn watches_of_one_prefix_share_one_of_etcds() {
     let cluster = Cluster::start(1).await;
-    let store = cluster.open().await;
+    let store = open(&cluster).await;
     let mut watches = Vec::new();
     for _ in 0..100 {
         watches.push(store.watch("p/".into(), 2).await.unwrap());
