@@ -35,7 +35,7 @@ async fn hand_over(site: &Arc<Site>, replica: Arc<Replica>) {
         let others = placed.replicas.iter().filter(|other| other.site_id != site.site_id.0);
         let mut hope = false;
         for other in others.filter(|other| !site.peers.reachable_for(other.site_id).is_zero()) {
-            if !replica.has_caught_up(other.replica_id) {
+            if !replica.may_hand_over_to(other.replica_id) {
                 hope = true;
                 continue;
             }

@@ -21,8 +21,10 @@ use crate::raft::peers::{PeerError, Peers};
 /// How long a leader must have led before it hands over to the preferred one: a site that has just come
 /// back is not trusted at once.
 pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(20);
-/// How long the target may take to get everything, and then to be elected.
-const STEP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the target may take to get everything, and to answer.
+const READY_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long it may take until another leads: longer than an election after a leader's death.
+const ELECTED_TIMEOUT: Duration = Duration::from_secs(2);
 /// Protocol version from which voters look at who handed over.
 const LEASE_ENDED_VERSION: u32 = 2;
 /// Pause between attempts to be elected.
@@ -37,14 +39,14 @@ impl Replica {
         site: u64,
         target: u64,
     ) -> bool {
-        if !self.has_caught_up(target) || peers.reachable_for(site).is_zero() {
+        if !self.may_hand_over_to(target) || peers.reachable_for(site).is_zero() {
             return false;
         }
         let shard = self.key.shard.0;
         let started = Instant::now();
         {
             // What is under way is finished, nothing new is begun.
-            let turn = tokio::time::timeout(STEP_TIMEOUT, self.proposing.lock()).await;
+            let turn = tokio::time::timeout(READY_TIMEOUT, self.proposing.lock()).await;
             if turn.is_err() || self.handing_over.swap(true, Ordering::AcqRel) {
                 return false;
             }
@@ -62,9 +64,14 @@ impl Replica {
         handed_over
     }
 
+    /// Whether the replica votes and lacks next to nothing.
+    pub(crate) fn may_hand_over_to(&self, target: u64) -> bool {
+        self.votes(target) && self.has_caught_up(target)
+    }
+
     /// Waits until the target has the whole log. Nothing is served any more when it returns.
     async fn resign(&self, target: u64) -> Option<HandedOver> {
-        let ready = self.wait_until(|metrics| {
+        let ready = self.wait_until(READY_TIMEOUT, |metrics| {
             metrics.state != ServerState::Leader || has_everything(metrics, target)
         });
         if !ready.await {
@@ -86,7 +93,7 @@ impl Replica {
         self.voting.abdicate(leader);
         let request = ElectNow { term: leader.term, replica_id: leader.node_id };
         let asked = peers.ask(site, self.key.shard.0, target, Body::ElectNow(request));
-        match tokio::time::timeout(STEP_TIMEOUT, asked).await {
+        match tokio::time::timeout(READY_TIMEOUT, asked).await {
             Ok(Err(PeerError::Refused(reason))) => {
                 tracing::info!(shard = self.key.shard.0, reason, "hand-over refused");
                 self.voting.abdication_refused();
@@ -96,13 +103,20 @@ impl Replica {
             _ => tracing::warn!(shard = self.key.shard.0, "no answer to the hand-over"),
         }
         let own = self.key.replica.0;
-        self.wait_until(|metrics| metrics.current_leader.is_some_and(|leader| leader != own)).await
+        self.wait_until(ELECTED_TIMEOUT, |metrics| {
+            metrics.current_leader.is_some_and(|leader| leader != own)
+        })
+        .await
     }
 
-    async fn wait_until(&self, reached: impl FnMut(&RaftMetrics<u64, Member>) -> bool) -> bool {
+    async fn wait_until(
+        &self,
+        timeout: Duration,
+        reached: impl FnMut(&RaftMetrics<u64, Member>) -> bool,
+    ) -> bool {
         let mut metrics = self.raft.metrics();
         let reached = metrics.wait_for(reached);
-        matches!(tokio::time::timeout(STEP_TIMEOUT, reached).await, Ok(Ok(_)))
+        matches!(tokio::time::timeout(timeout, reached).await, Ok(Ok(_)))
     }
 
     pub(crate) fn is_raft_leader(&self) -> bool {
@@ -114,10 +128,10 @@ impl Replica {
         let started = Instant::now();
         if request.term > 0 && self.voters_look(&peers) {
             self.elect(Some(HandedOver::new(request.term, request.replica_id))).await;
-            self.wait_until(|metrics| metrics.state == ServerState::Leader).await;
+            self.wait_until(READY_TIMEOUT, |metrics| metrics.state == ServerState::Leader).await;
         }
         // An older leader, or older voters: all leases have to end first.
-        while !self.is_raft_leader() && started.elapsed() < STEP_TIMEOUT {
+        while !self.is_raft_leader() && started.elapsed() < ELECTED_TIMEOUT {
             let silent = self.last_contact().elapsed();
             if silent < self.limits.voter_lease() {
                 tokio::time::sleep(self.limits.voter_lease() - silent + ATTEMPT_PAUSE / 10).await;

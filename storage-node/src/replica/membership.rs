@@ -105,7 +105,6 @@ impl Replica {
             *taken = Some(tokio::spawn(replica.take_step(step, peers, placed)));
         } else if let Some(preferred) = placed.replicas.first()
             && preferred.site_id != site.site_id.0
-            && self.votes(preferred.replica_id)
             && self.leads_since().elapsed() >= SETTLED_AFTER
             && site.peers.reachable_for(preferred.site_id) >= SETTLED_AFTER
         {
@@ -169,7 +168,7 @@ impl Replica {
     }
 
     /// Whether the replica is a voter.
-    fn votes(&self, id: u64) -> bool {
+    pub(super) fn votes(&self, id: u64) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
         metrics.membership_config.voter_ids().any(|voter| voter == id)
