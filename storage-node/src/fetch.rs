@@ -107,12 +107,12 @@ fn account(site: &Site, progress: &mut HashMap<ShardId, Progress>) {
             if let Some(done) = progress.remove(&shard) {
                 let (runs, bytes) = (done.runs, done.bytes);
                 let took_ms = done.started.elapsed().as_millis() as u64;
-                tracing::info!(shard = shard.0, runs, bytes, took_ms, "history is complete");
+                tracing::info!(shard = shard.0, runs, bytes, took_ms, "all runs fetched");
                 site.news.notify_one();
             }
         } else if let Entry::Vacant(begun) = progress.entry(shard) {
             let bytes: u64 = missing.iter().map(|row| row.bytes).sum();
-            tracing::info!(shard = shard.0, runs = missing.len(), bytes, "fetching history");
+            tracing::info!(shard = shard.0, runs = missing.len(), bytes, "fetching runs");
             begun.insert(Progress { started: Instant::now(), runs: 0, bytes: 0, failed: false });
             site.news.notify_one();
         }
