@@ -4,6 +4,7 @@
 //! name.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
+#![allow(clippy::disallowed_methods, reason = "the golden files are real ones")]
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -191,8 +191,8 @@ mod tests {
 
         fn append(&mut self, rng: &mut SimRng, sequence: u64) {
             let mut batch = BatchBuilder::default();
-            let mut next = self.cell.shard.lock().next_position().0;
-            for _ in 0..rng.below(60) {
+            let next = self.cell.shard.lock().next_position().0;
+            for position in next..next + rng.below(60) {
                 let namespace = u32::from(rng.one_in(10));
                 let topic = format!("{}/{}", ["a", "b", "$c"][rng.below(3) as usize], rng.below(9));
                 batch.push(&RecordDraft {
@@ -208,8 +208,7 @@ mod tests {
                     properties: &[],
                     payload: b"x",
                 });
-                self.stored.push((next, namespace, topic));
-                next += 1;
+                self.stored.push((position, namespace, topic));
             }
             self.run(Request::Append(batch.seal(Incarnation(1), sequence, u64::MAX)));
         }

@@ -37,6 +37,14 @@ struct Call {
     queries: Vec<MatchQuery>,
 }
 
+/// What came back.
+struct Counts {
+    /// The site that leads the shard.
+    site: u64,
+    /// One a query.
+    counts: Vec<MatchCount>,
+}
+
 impl Counting {
     pub(super) fn new(site: Arc<Site>) -> Counting {
         Counting { site, clients: HashMap::new(), leaders: HashMap::new() }
@@ -63,7 +71,7 @@ impl Counting {
             self.connect(shard).await;
         }
         let this = &*self;
-        let done: Vec<(Call, Option<(u64, Vec<MatchCount>)>)> = futures_util::stream::iter(calls)
+        let done: Vec<(Call, Option<Counts>)> = futures_util::stream::iter(calls)
             .map(|mut call| async move {
                 let counts = this.call(&mut call).await;
                 (call, counts)
@@ -72,7 +80,7 @@ impl Counting {
             .collect()
             .await;
         for (call, counts) in done {
-            let Some((site, counts)) = counts else { continue };
+            let Some(Counts { site, counts }) = counts else { continue };
             self.leaders.insert(call.shard, site);
             for (slot, count) in call.slots.into_iter().zip(counts) {
                 answers[slot] = Some(count);
@@ -109,8 +117,8 @@ impl Counting {
         }
     }
 
-    /// The site that leads the shard, and its counts.
-    async fn call(&self, call: &mut Call) -> Option<(u64, Vec<MatchCount>)> {
+    /// Asks the sites that may lead the shard, until one does.
+    async fn call(&self, call: &mut Call) -> Option<Counts> {
         let request = CountMatchesRequest {
             cluster_id: self.site.cluster_id.clone(),
             shard: u32::from(call.shard),
@@ -120,7 +128,7 @@ impl Counting {
         for site in self.leaders_of(call.shard) {
             match tokio::time::timeout(TIMEOUT, self.ask(site, request.clone())).await {
                 Ok(Some(reply)) if reply.counts.len() == request.queries.len() => {
-                    return Some((site, reply.counts));
+                    return Some(Counts { site, counts: reply.counts });
                 }
                 _ => {}
             }
