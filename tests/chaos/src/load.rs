@@ -38,7 +38,10 @@ const REDELIVERED_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Load {
     ledger: Arc<Ledger>,
+    /// Of the publishers.
     stop: Stop,
+    /// Of the subscribers: they compare with what is acknowledged, so they end later.
+    end: Stop,
     publishers: Vec<JoinHandle<()>>,
     subscribers: Vec<JoinHandle<()>>,
     plans: Vec<(SubscriberPlan, bool)>,
@@ -95,6 +98,7 @@ impl Load {
         let mut load = Load {
             ledger: Arc::new(Ledger::default()),
             stop: Stop::default(),
+            end: Stop::default(),
             publishers: Vec::new(),
             subscribers: Vec::new(),
             plans: Vec::new(),
@@ -130,7 +134,7 @@ impl Load {
             let what = format!("{} subscribes", plan.name);
             return Err(Trouble::Late { what, seconds: SUBSCRIBE_PATIENCE.as_secs() });
         };
-        let (ledger, stop) = (self.ledger.clone(), self.stop.clone());
+        let (ledger, stop) = (self.ledger.clone(), self.end.clone());
         // The next connection is made elsewhere.
         let mut onwards = plan.clone();
         onwards.addresses = rotated(&plan.addresses, 1);
@@ -207,18 +211,14 @@ impl Load {
             subscriber_outage: self.ledger.longest_silence(&connected),
             ..Outcome::default()
         };
-        self.stop.set();
-        let tasks = self.publishers.drain(..).chain(self.subscribers.drain(..));
         let deadline = tokio::time::Instant::now() + DRAIN_PATIENCE;
-        for mut task in tasks {
-            match tokio::time::timeout_at(deadline, &mut task).await {
-                Ok(Ok(())) => {}
-                Ok(Err(panic)) => outcome.errors.push(format!("a client failed: {panic}")),
-                Err(_) => {
-                    task.abort();
-                    outcome.errors.push("a client never finished".to_owned());
-                }
-            }
+        self.stop.set();
+        for task in self.publishers.drain(..) {
+            outcome.errors.extend(ended(task, deadline).await);
+        }
+        self.end.set();
+        for task in self.subscribers.drain(..) {
+            outcome.errors.extend(ended(task, deadline).await);
         }
         self.compare(&mut outcome, fault);
         outcome
@@ -252,6 +252,18 @@ impl Load {
                     entry.publisher, entry.number
                 ));
             }
+        }
+    }
+}
+
+/// Waits for a client, and tells if it did not end well.
+async fn ended(mut task: JoinHandle<()>, deadline: tokio::time::Instant) -> Option<String> {
+    match tokio::time::timeout_at(deadline, &mut task).await {
+        Ok(Ok(())) => None,
+        Ok(Err(panic)) => Some(format!("a client failed: {panic}")),
+        Err(_) => {
+            task.abort();
+            Some("a client never finished".to_owned())
         }
     }
 }

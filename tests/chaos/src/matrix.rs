@@ -69,7 +69,10 @@ impl Matrix {
         let placement = cluster.placement().await?;
         let victims = cluster.resolve(fault.target, &placement).await?;
         let others = match fault.damage {
-            Damage::Cut { from, .. } => cluster.resolve(from, &placement).await?,
+            Damage::Cut { from, .. } => {
+                let others = cluster.resolve(from, &placement).await?;
+                others.into_iter().filter(|other| !victims.contains(other)).collect()
+            }
             _ => Vec::new(),
         };
         line.victims.clone_from(&victims);
