@@ -105,13 +105,14 @@ impl Timer {
 
     async fn look(&mut self, site: &Arc<Site>, replica: &Arc<Replica>) {
         let now = Instant::now();
-        let (state, voter, heard) = {
+        let (state, voter, alone, heard) = {
             let metrics = replica.raft.metrics();
             let metrics = metrics.borrow();
             let heard =
                 metrics.millis_since_quorum_ack.is_none_or(|ms| ms <= 2 * replica.limits.lease_ms);
             let voter = metrics.membership_config.voter_ids().any(|id| id == metrics.id);
-            (metrics.state, voter, heard)
+            let alone = voter && metrics.membership_config.voter_ids().count() == 1;
+            (metrics.state, voter, alone, heard)
         };
         let leads = state == ServerState::Leader;
         if leads {
@@ -125,7 +126,7 @@ impl Timer {
         } else if voter
             && !replica.disk_stalled()
             && !site.is_leaving()
-            && now.duration_since(replica.last_contact()) > self.patience
+            && (alone || now.duration_since(replica.last_contact()) > self.patience)
             && self.asking.as_ref().is_none_or(tokio::task::JoinHandle::is_finished)
         {
             self.patience = patience(&replica.limits);
