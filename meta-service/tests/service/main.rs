@@ -9,3 +9,4 @@ mod failover;
 mod filters;
 mod peers;
 mod sessions;
+mod steering;
