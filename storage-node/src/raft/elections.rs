@@ -117,6 +117,11 @@ impl Timer {
         let leads = state == ServerState::Leader;
         if leads {
             replica.touch();
+            // It may have led before it could serve; that it can changes nothing that `watch` sees.
+            let named = site.leader_of(replica.key.shard.0) == site.site_id.0;
+            if !named && replica.serving().is_ok() {
+                site.leadership_seen(replica, true);
+            }
             let silent = !heard || replica.disk_stalled() || replica.has_stopped_leading();
             if now >= self.heartbeat && !silent {
                 self.heartbeat = now + Duration::from_millis(replica.limits.heartbeat_ms);
