@@ -2,15 +2,22 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use holdfast_e2e::client::Client;
 use holdfast_e2e::cluster::{Cluster, Shape, Site};
 use holdfast_e2e::load::{Load, LoadPlan};
+use holdfast_e2e::packet::{Connect, Version};
 
 const SHARDS: u32 = 8;
 const PROGRESS: usize = 40;
 
 async fn start(gateways: u16) -> Cluster {
-    let settings = ["meta.lease_ms=3000".to_owned(), format!("meta.shards={SHARDS}")];
-    Cluster::with(Shape { gateways, settings: settings.to_vec(), ..Shape::default() }).await
+    Cluster::with(Shape { gateways, settings: settings(), ..Shape::default() }).await
+}
+
+/// Runs are small, so that there is history to be moved.
+fn settings() -> Vec<String> {
+    let fixed = ["meta.lease_ms=3000", "storage.shard.run_bytes_max=65536"].map(str::to_owned);
+    fixed.into_iter().chain([format!("meta.shards={SHARDS}")]).collect()
 }
 
 fn show(when: &str, sites: &[Site]) {
@@ -136,4 +143,37 @@ async fn a_wiped_disk_is_a_new_site_and_everything_is_whole_again() {
     load.await_more(PROGRESS).await;
     cluster.start_again("storage-3");
     load.finish(false, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_with_other_numbers_keeps_everything() {
+    const MESSAGES: usize = 200;
+    let shape = |storage| Shape { gateways: 1, storage, settings: settings(), ..Shape::default() };
+    let mut cluster = Cluster::with(shape(1)).await;
+    let connect = Connect::durable(Version::V5, "kept");
+    let mut client = Client::connect(&cluster.mqtt(1), &connect).await;
+    assert_eq!(client.subscribe(&[("kept/#", 1)]).await, [1]);
+    client.disconnect().await;
+    let payload = vec![b'x'; 4096];
+    let mut publisher =
+        Client::connect(&cluster.mqtt(1), &Connect::durable(Version::V5, "publisher")).await;
+    for number in 0..MESSAGES {
+        let mut payload = payload.clone();
+        payload.extend(number.to_string().bytes());
+        assert_eq!(publisher.publish("kept/x", payload, 1).await, 0);
+    }
+    cluster.down().await;
+    cluster.up_as(shape(2)).await;
+    cluster.try_holdfast(&["storage", "drain", "storage-1"]).await.unwrap();
+    cluster.down().await;
+    cluster.up_as(shape(1)).await;
+    assert_eq!(cluster.names("storage"), ["storage-2"]);
+    let mut client = Client::connect(&cluster.mqtt(1), &connect).await;
+    assert!(client.session_present);
+    for (number, message) in client.collect(MESSAGES).await.into_iter().enumerate() {
+        assert!(message.text().ends_with(&format!("x{number}")), "{number}: {}", message.text());
+    }
+    cluster.down().await;
+    let more = cluster.try_holdfast(&["up", "--storage", "1", "--etcd", "3"]).await.unwrap_err();
+    assert!(more.contains("sled"), "{more}");
 }

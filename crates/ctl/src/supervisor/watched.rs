@@ -1,6 +1,7 @@
 //! One process under the eyes of the supervisor.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
@@ -124,7 +125,8 @@ impl Watched {
     }
 
     /// Decides what follows a death. Who ends a process politely means it: exit code 0 is a stop
-    /// on purpose. A config error does not heal by itself.
+    /// on purpose, and so is SIGTERM, by which an etcd ends after it has handed over. A config error
+    /// does not heal by itself.
     fn bury(
         &mut self,
         status: ExitStatus,
@@ -134,7 +136,7 @@ impl Watched {
     ) -> Result<(), SupervisorError> {
         let name = &self.member.name;
         self.shown_ready = false;
-        if status.success() {
+        if status.success() || status.signal() == Some(libc::SIGTERM) {
             console::line(format!("{name} was stopped"));
             self.state = State::Stopped;
             return Ok(());
