@@ -433,7 +433,9 @@ impl Control {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_proto::{PROTOCOL_VERSION, ids::Namespace, shard::GatewayRef, version::Versions};
+    use holdfast_proto::{
+        PROTOCOL_VERSION, ids::Namespace, meta::Liveness, shard::GatewayRef, version::Versions,
+    };
 
     use super::*;
     use crate::{membership, routes};
