@@ -325,7 +325,6 @@ impl Site {
 
     /// Takes note of who leads a replica's shard; tells the gateways when it changed.
     pub(crate) fn leadership_seen(&self, replica: &Replica, leads: bool) {
-        self.news.notify_one();
         if replica.is_holder() && !leads {
             // It may have left the group, and hear nothing of its leaders.
             self.leaders.lock().remove(&replica.key.shard.0);

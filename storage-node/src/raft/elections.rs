@@ -23,6 +23,8 @@ use crate::site::Site;
 
 /// Pause between two looks at all replicas.
 const TICK: Duration = Duration::from_millis(50);
+/// Candidates that wait for the voters' lease stand at different times within this, in ms.
+const LEASE_SPREAD_MS: u64 = 150;
 /// How long an answer to a pre-vote is waited for.
 const PRE_VOTE_TIMEOUT: Duration = Duration::from_millis(300);
 
@@ -47,6 +49,7 @@ pub(crate) async fn watch(site: Arc<Site>, replica: Arc<Replica>) {
         // A group that has ended says so to its proposer.
         let Ok(news) = news else { return };
         site.leadership_seen(&replica, news.state == ServerState::Leader);
+        site.news.notify_one();
         seen = Some(news);
     }
 }
@@ -115,6 +118,7 @@ impl Timer {
             (metrics.state, voter, alone, heard)
         };
         let leads = state == ServerState::Leader;
+        site.leadership_seen(replica, leads);
         if leads {
             replica.touch();
             // It may have led before it could serve; that it can changes nothing that `watch` sees.
@@ -142,8 +146,11 @@ impl Timer {
 }
 
 fn patience(limits: &RaftConfig) -> Duration {
-    let ms = rand::rng().random_range(limits.election_min_ms..=limits.election_max_ms);
-    Duration::from_millis(ms)
+    let mut random = rand::rng();
+    let drawn_ms = random.random_range(limits.election_min_ms..=limits.election_max_ms);
+    // Nobody votes before the voters' lease is over. Those who drew less would all stand just then.
+    let lease_ms = limits.voter_lease_ms() + random.random_range(0..=LEASE_SPREAD_MS);
+    Duration::from_millis(drawn_ms.max(lease_ms))
 }
 
 /// Asks the others, and elects if a majority would agree.

@@ -69,9 +69,9 @@ pub(crate) struct Replica {
 /// Conditions of the site's disk, shared by its replicas.
 #[derive(Clone, Default)]
 pub(crate) struct DiskState {
-    /// At the high mark, and not below the low one since: no client appends.
+    /// Above the high mark: no client appends.
     pub(crate) full: Arc<AtomicBool>,
-    /// What has to go until the disk is below its low mark; 0 if it is not full.
+    /// What has to go until the disk is below its low mark; 0 if it has not been above the high one.
     pub(crate) excess_bytes: Arc<AtomicU64>,
     /// The site log has little room left: no client appends until checkpoints have freed some.
     pub(crate) log_full: Arc<AtomicBool>,
@@ -161,7 +161,9 @@ impl Replica {
         let member = metrics
             .current_leader
             .and_then(|leader| metrics.membership_config.membership().get_node(&leader).copied());
-        let site = member.map_or(0, |member| member.site);
+        // What was heard before the process was started says nothing of now.
+        let known = metrics.state == ServerState::Leader || self.voting.has_heard();
+        let site = member.filter(|_| known).map_or(0, |member| member.site);
         self.leader.store(site, Ordering::Relaxed);
         (site, metrics.current_term)
     }

@@ -26,6 +26,7 @@
 //! So a permission never ends, needs no clock, and may arrive late. That V's check and its grant are not
 //! overtaken by an append is what the lane is for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use openraft::LeaderId;
@@ -42,6 +43,8 @@ pub(crate) struct Voting {
     pub(crate) lane: tokio::sync::Mutex<()>,
     /// When a leader was last acknowledged. A replica that was just started may have done so just now.
     followed: Mutex<Instant>,
+    /// A leader was acknowledged in this life of the process.
+    heard: AtomicBool,
     /// The vote under which this replica, as leader, serves no more.
     abdicated: Mutex<Option<HandedOver>>,
 }
@@ -78,6 +81,7 @@ impl Default for Voting {
         Voting {
             lane: tokio::sync::Mutex::default(),
             followed: Mutex::new(Instant::now()),
+            heard: AtomicBool::new(false),
             abdicated: Mutex::default(),
         }
     }
@@ -87,6 +91,12 @@ impl Voting {
     /// A leader was acknowledged just now.
     pub(crate) fn follow(&self) {
         *self.followed.lock() = Instant::now();
+        self.heard.store(true, Ordering::Release);
+    }
+
+    /// Whether the leader that this replica holds a vote for was heard since the process started.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.heard.load(Ordering::Acquire)
     }
 
     /// Since when no leader was acknowledged.
