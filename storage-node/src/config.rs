@@ -98,10 +98,10 @@ pub(crate) struct ShardConfig {
     pub(crate) generation_bytes_max: u64,
     /// Time after it was sealed at which a generation is old, for `retention.mode`.
     pub(crate) message_retention_ms: u64,
-    /// Share of the disk, in percent, above which appends are refused and the oldest sealed
+    /// Share of the disk, in percent, above which appends are refused, and the oldest sealed
     /// generations are dropped, whatever `retention.mode` says ...
     pub(crate) disk_high_percent: u8,
-    /// ... until it is below this share, which also ends the refusal; 0: ten below the high mark.
+    /// ... until it is below this share; 0: ten below the high mark.
     pub(crate) disk_low_percent: u8,
     /// Bound of this site's data, instead of the disk's size; 0: the disk's size.
     pub(crate) disk_quota_bytes: u64,

@@ -132,49 +132,56 @@ fn measure(site: &Site) {
     }
     let used = gauges.log_bytes + gauges.state_bytes + gauges.run_bytes;
     site.used_bytes.store(used, Ordering::Relaxed);
-    let was_full = site.disk_state.full.load(Ordering::Relaxed);
-    let excess = excess_bytes(site, used, was_full);
-    gauges.disk_full = excess > 0;
-    site.disk_state.excess_bytes.store(excess, Ordering::Relaxed);
+    let disk = Disk::of(site, used);
+    let was_removing = site.disk_state.excess_bytes.load(Ordering::Relaxed) > 0;
+    let excess_bytes = disk.excess_bytes(was_removing);
+    site.disk_state.excess_bytes.store(excess_bytes, Ordering::Relaxed);
+    gauges.disk_full = disk.is_full();
     if site.disk_state.full.swap(gauges.disk_full, Ordering::Relaxed) != gauges.disk_full {
-        tracing::warn!(
-            full = gauges.disk_full,
-            used_bytes = used,
-            excess_bytes = excess,
-            "disk mark"
-        );
+        tracing::warn!(full = gauges.disk_full, used_bytes = used, excess_bytes, "disk mark");
     }
     metrics::site(&gauges);
 }
 
-/// What has to go until the site is below its low mark, of its quota or of the disk that it is on; 0 if
-/// it has not reached the high one since.
-fn excess_bytes(site: &Site, own_bytes: u64, was_full: bool) -> u64 {
-    let config = &site.config.shard;
-    let (used, total) = match config.disk_quota_bytes {
-        0 => match site.disk.space() {
-            Ok(space) => (space.total_bytes.saturating_sub(space.free_bytes), space.total_bytes),
-            Err(error) => {
-                tracing::warn!(%error, "disk space unknown");
-                return 0;
-            }
-        },
-        quota => (own_bytes, quota),
-    };
-    let marks = Marks { high_percent: config.disk_high_percent, low_percent: config.low_percent() };
-    marks.excess(used, total, was_full)
-}
-
-/// The marks of the disk.
-struct Marks {
+/// The site's quota, or the disk that it is on, and its marks.
+struct Disk {
+    used: u64,
+    total: u64,
     high_percent: u8,
     low_percent: u8,
 }
 
-impl Marks {
-    fn excess(&self, used: u64, total: u64, was_full: bool) -> u64 {
-        let above = |percent: u8| used.saturating_sub(total / 100 * u64::from(percent));
-        if was_full || above(self.high_percent) > 0 { above(self.low_percent) } else { 0 }
+impl Disk {
+    fn of(site: &Site, own_bytes: u64) -> Disk {
+        let config = &site.config.shard;
+        let (used, total) = match config.disk_quota_bytes {
+            0 => match site.disk.space() {
+                Ok(space) => {
+                    (space.total_bytes.saturating_sub(space.free_bytes), space.total_bytes)
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "disk space unknown");
+                    (0, 0)
+                }
+            },
+            quota => (own_bytes, quota),
+        };
+        let (high_percent, low_percent) = (config.disk_high_percent, config.low_percent());
+        Disk { used, total, high_percent, low_percent }
+    }
+
+    fn above(&self, percent: u8) -> u64 {
+        self.used.saturating_sub(self.total / 100 * u64::from(percent))
+    }
+
+    /// Whether it is above its high mark.
+    fn is_full(&self) -> bool {
+        self.above(self.high_percent) > 0
+    }
+
+    /// What has to go until it is below its low mark; 0 if it has not reached the high one since.
+    fn excess_bytes(&self, was_removing: bool) -> u64 {
+        if was_removing || self.is_full() { self.above(self.low_percent) } else { 0 }
     }
 }
 
@@ -184,12 +191,19 @@ mod tests {
 
     #[test]
     fn removal_begins_at_the_high_mark_and_ends_at_the_low_one() {
-        let marks = Marks { high_percent: 90, low_percent: 70 };
-        assert_eq!(marks.excess(900, 1_000, false), 0);
-        assert_eq!(marks.excess(901, 1_000, false), 201);
-        assert_eq!(marks.excess(899, 1_000, true), 199, "goes on below the high mark");
-        assert_eq!(marks.excess(701, 1_000, true), 1);
-        assert_eq!(marks.excess(700, 1_000, true), 0);
-        assert_eq!(marks.excess(701, 1_000, false), 0, "does not begin again");
+        let disk = |used| Disk { used, total: 1_000, high_percent: 90, low_percent: 70 };
+        for (used, was_removing, is_full, excess) in [
+            (900, false, false, 0),
+            (901, false, true, 201),
+            (901, true, true, 201),
+            (899, true, false, 199),
+            (701, true, false, 1),
+            (700, true, false, 0),
+            (701, false, false, 0),
+        ] {
+            let disk = disk(used);
+            assert_eq!(disk.is_full(), is_full, "{used}");
+            assert_eq!(disk.excess_bytes(was_removing), excess, "{used} {was_removing}");
+        }
     }
 }

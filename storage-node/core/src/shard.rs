@@ -232,6 +232,20 @@ impl<B: Base> Shard<B> {
         Ok(commands)
     }
 
+    /// Brings the rows that [`Shard::due`] names into memory, until the next checkpoint: naming, deciding
+    /// and applying each need them.
+    ///
+    /// # Errors
+    /// The base cannot be read.
+    pub fn load_due(&mut self, now_ms: u64, limit: usize) -> Result<(), ShardError> {
+        let now_ms = now_ms.max(self.row.time_ms);
+        let Shard { base, index, sessions, .. } = self;
+        for (_, key) in index.due(now_ms).take(limit) {
+            sessions.load(base, key)?;
+        }
+        Ok(())
+    }
+
     /// Shard time at which [`Shard::due`] has something next.
     pub fn next_deadline_ms(&self) -> Option<u64> {
         self.index.next_deadline_ms()

@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 /// Pause between two looks whether the site log needs room.
 const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
 /// Commands that one look proposes for one shard.
-const COMMANDS_MAX: usize = 500;
+const COMMANDS_MAX: usize = 250;
 
 /// Looks after the shards that this site leads, until it stops.
 pub(crate) async fn run(site: Arc<Site>) {
@@ -123,11 +123,12 @@ fn dead_gateways(site: &Site) -> Vec<Incarnation> {
 
 /// Commands that one look proposes: what is due by time, and what dead gateways have left.
 fn due_commands(
-    shard: &Shard<ReplicaStore>,
+    shard: &mut Shard<ReplicaStore>,
     round: &Round<'_>,
 ) -> Result<Vec<Command>, ShardError> {
     let mut commands = Vec::new();
     if shard.next_deadline_ms().is_some_and(|deadline| deadline <= round.now_ms) {
+        shard.load_due(round.now_ms, COMMANDS_MAX)?;
         commands.extend(shard.due(round.now_ms, COMMANDS_MAX)?);
     }
     for owner in shard.owners() {
@@ -148,8 +149,8 @@ impl Replica {
         }
         let level = self.common_level(round.site);
         let (mut requests, commands, generations) = {
-            let shard = self.cell.shard.lock();
-            let commands = match due_commands(&shard, round) {
+            let mut shard = self.cell.shard.lock();
+            let commands = match due_commands(&mut shard, round) {
                 Ok(commands) => commands,
                 Err(error) => return self.fatal.stop("what is due", &error),
             };
