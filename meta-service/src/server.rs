@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use holdfast_node_kit::{grpc, health::Health, shutdown::Shutdown};
 use holdfast_proto::meta::{meta_server::MetaServer, steering_server::SteeringServer};
 use thiserror::Error;
@@ -106,18 +107,16 @@ pub async fn run(
         cover_filters_max: config.limits.cover_filters_max,
         list_max: config.limits.list_max,
     };
-    let mut server = tokio::spawn(serve(service, role, config.store, listener, shutdown.clone()));
+    let server = serve(service, role, config.store, listener, shutdown.clone());
     let office = Office { config, standby, standing, health, shutdown: shutdown.clone() };
-    let mut ended = tokio::select! {
-        ended = office.run() => ended,
-        ended = &mut server => {
-            shutdown.trigger();
-            return ended.map_err(ServerError::from).and_then(|ended| ended);
-        }
+    // Whichever ends stops the other, and both are waited for: a resignation takes a moment.
+    let stop = |ended| {
+        shutdown.trigger();
+        ended
     };
-    shutdown.trigger();
-    ended = ended.and(server.await.map_err(ServerError::from).and_then(|ended| ended));
-    ended
+    let (office, server) =
+        tokio::join!(office.run().map(stop), tokio::spawn(server).map(|ended| stop(ended?)));
+    office.and(server)
 }
 
 async fn serve(
@@ -254,6 +253,10 @@ impl Office {
         }
         self.standing.send_replace(Standing::Unknown("the last one resigned".to_owned()));
         over.trigger();
+        if ended.is_err() {
+            // What is on its way is refused by the fence, or read by the next one.
+            tasks.abort_all();
+        }
         elected.resign().await;
         while let Some(task) = tasks.join_next().await {
             // The first failure is the cause.

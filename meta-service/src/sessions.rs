@@ -32,6 +32,8 @@ use crate::{
 
 /// Messages of one feed that are written together.
 const MESSAGES_MAX: usize = 64;
+/// Bytes of one transaction, unless a single row has more.
+const TXN_BYTES_MAX: usize = 512 << 10;
 /// Transactions of one feed that are in flight.
 const IN_FLIGHT_MAX: usize = 8;
 /// Rows that are read at once.
@@ -191,9 +193,8 @@ impl Sessions {
     }
 
     async fn commit_all(&self, ops: Vec<Op>) -> Result<(), StoreError> {
-        let commit =
-            |ops: &[Op]| self.store.commit(Txn { compares: Vec::new(), ops: ops.to_vec() });
-        let commits: Vec<_> = ops.chunks(OPS_MAX).map(commit).collect();
+        let commit = |ops: Vec<Op>| self.store.commit(Txn { compares: Vec::new(), ops });
+        let commits: Vec<_> = parts(ops).into_iter().map(commit).collect();
         stream::iter(commits)
             .buffer_unordered(IN_FLIGHT_MAX)
             .try_for_each(|_| async { Ok(()) })
@@ -311,6 +312,8 @@ impl Round {
             let row = change.row.map(|mut row| {
                 row.in_flight.clear();
                 row.received.clear();
+                row.will = None;
+                row.subscriptions.iter_mut().for_each(|subscription| subscription.since.clear());
                 rows::write_session(feed.resync, &row)
             });
             self.rows.insert(rows::session_key(shard, &client), row);
@@ -320,6 +323,27 @@ impl Round {
     fn answer(&mut self, shard: ShardId, index: u64, resync: bool) {
         self.answers.insert(shard, SessionFeedDone { shard: u32::from(shard.0), index, resync });
     }
+}
+
+/// Parts that are each small enough for one transaction.
+fn parts(ops: Vec<Op>) -> Vec<Vec<Op>> {
+    let mut parts: Vec<Vec<Op>> = Vec::new();
+    let mut bytes = usize::MAX;
+    for op in ops {
+        let size = match &op {
+            Op::Put { key, value, .. } => key.len() + value.len(),
+            Op::Delete(key) => key.len(),
+        };
+        bytes = bytes.saturating_add(size);
+        match parts.last_mut() {
+            Some(part) if part.len() < OPS_MAX && bytes <= TXN_BYTES_MAX => part.push(op),
+            _ => {
+                bytes = size;
+                parts.push(vec![op]);
+            }
+        }
+    }
+    parts
 }
 
 struct Pages {
@@ -348,4 +372,21 @@ impl Pages {
 
 fn unavailable(error: StoreError) -> Status {
     Status::unavailable(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_parted_by_number_and_by_bytes() {
+        let rows = |count: usize, bytes: usize| -> Vec<usize> {
+            let row = |n: usize| Op::put(n.to_string(), vec![0; bytes]);
+            parts((0..count).map(row).collect()).iter().map(Vec::len).collect()
+        };
+        assert_eq!(rows(300, 10), [128, 128, 44]);
+        assert_eq!(rows(5, 200 << 10), [2, 2, 1]);
+        assert_eq!(rows(2, TXN_BYTES_MAX + 1), [1, 1], "one alone may have more");
+        assert!(rows(0, 0).is_empty());
+    }
 }

@@ -88,9 +88,8 @@ impl Cluster {
     }
 
     pub(crate) fn start_member(&mut self, n: usize) {
-        let peer = |(n, member): (usize, &Member)| {
-            format!("m{n}=http://127.0.0.1:{}", member.peer_port)
-        };
+        let peer =
+            |(n, member): (usize, &Member)| format!("m{n}=http://127.0.0.1:{}", member.peer_port);
         let all: Vec<_> = self.members.iter().enumerate().map(peer).collect();
         let member = &mut self.members[n];
         let client = format!("http://127.0.0.1:{}", member.client_port);

@@ -9,8 +9,8 @@ use holdfast_node_kit::{grpc, meta_addresses::LEADER_METADATA};
 use holdfast_proto::{
     PROTOCOL_VERSION,
     meta::{
-        DescribeClusterRequest, DescribeStorageRequest, DrainSiteRequest, ListSessionsRequest, Liveness, Topology,
-        meta_client::MetaClient, steering_client::SteeringClient,
+        DescribeClusterRequest, DescribeStorageRequest, DrainSiteRequest, ListSessionsRequest,
+        Liveness, Topology, meta_client::MetaClient, steering_client::SteeringClient,
     },
     shard::GatewayRef,
 };
@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// A process of the real program.
-struct Process {
+pub(crate) struct Process {
     address: String,
     http: String,
     child: Child,
@@ -35,7 +35,7 @@ impl Drop for Process {
 }
 
 impl Process {
-    fn start(directory: &Path, etcd: &Cluster, name: &str, ttl_s: u64) -> Process {
+    pub(crate) fn start(directory: &Path, etcd: &Cluster, name: &str, ttl_s: u64) -> Process {
         let ports = free_ports(2);
         let (address, http) =
             (format!("127.0.0.1:{}", ports[0]), format!("127.0.0.1:{}", ports[1]));
@@ -69,7 +69,20 @@ impl Process {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
-    async fn client(&self) -> MetaClient<Channel> {
+    /// Returns when every thread of it stands still.
+    async fn pause(&self) {
+        self.signal("-STOP");
+        let stands = |task: std::io::Result<std::fs::DirEntry>| {
+            let state = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
+            state.rsplit(')').next().unwrap().trim_start().starts_with('T')
+        };
+        let tasks = format!("/proc/{}/task", self.child.id());
+        while !std::fs::read_dir(&tasks).unwrap().all(stands) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    pub(crate) async fn client(&self) -> MetaClient<Channel> {
         MetaClient::new(grpc::connect(&self.address).await.unwrap())
     }
 
@@ -79,7 +92,7 @@ impl Process {
         client.describe_storage(DescribeStorageRequest {}).await.map(drop)
     }
 
-    async fn until_elected(&self) {
+    pub(crate) async fn until_elected(&self) {
         while self.serves().await.is_err() {
             tokio::task::yield_now().await;
         }
@@ -97,7 +110,7 @@ impl Process {
         }
     }
 
-    async fn describe(&self) -> Result<Topology, Status> {
+    pub(crate) async fn describe(&self) -> Result<Topology, Status> {
         let mut client = self.client().await;
         client.describe(DescribeClusterRequest {}).await.map(tonic::Response::into_inner)
     }
@@ -244,7 +257,7 @@ async fn one_that_was_paused_is_fenced_and_steps_down() {
     let mut peers = Peers::connect(&first, "").await;
     let cluster_id = peers.go_on().await.cluster_id;
     // Asked now, it would write as soon as it runs again.
-    first.signal("-STOP");
+    first.pause().await;
     let gateway = GatewayRef { incarnation: 9, name: "late".to_owned(), address: "a:1".to_owned() };
     peers.gateway.report.send_modify(|report| {
         report.protocol_version = PROTOCOL_VERSION;

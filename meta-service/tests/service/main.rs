@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test's own surroundings either work or end it")]
 
 mod cluster;
+mod configs;
 #[path = "../etcd/mod.rs"]
 mod etcd;
 mod failover;
 mod filters;
 mod peers;
+mod rate;
 mod sessions;
 mod steering;

@@ -2,7 +2,7 @@
 
 use std::{path::Path, time::Duration};
 
-use holdfast_node_kit::{health::Health, net, shutdown::Shutdown};
+use holdfast_node_kit::{config::ConfigError, health::Health, net, shutdown::Shutdown};
 use holdfast_proto::{
     PROTOCOL_VERSION,
     meta::{
@@ -71,9 +71,13 @@ impl Service {
 
 /// A config as its process reads it.
 pub(crate) fn configured(directory: &Path, text: &str) -> Config {
+    configure(directory, text).unwrap()
+}
+
+pub(crate) fn configure(directory: &Path, text: &str) -> Result<Config, ConfigError> {
     let path = directory.join("meta.toml");
     std::fs::write(&path, text).unwrap();
-    holdfast_node_kit::config::load(&path).unwrap()
+    holdfast_node_kit::config::load(&path)
 }
 
 pub(crate) async fn cover(

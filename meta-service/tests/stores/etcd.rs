@@ -64,7 +64,12 @@ impl Writers {
         let (stop, stopping) = tokio::sync::watch::channel(false);
         let (sender, acknowledged) = mpsc::channel(1);
         let writer = |n: usize| {
-            tokio::spawn(count_up(store.clone(), format!("w/{n:02}"), stopping.clone(), sender.clone()))
+            tokio::spawn(count_up(
+                store.clone(),
+                format!("w/{n:02}"),
+                stopping.clone(),
+                sender.clone(),
+            ))
         };
         let tasks = (0..count).map(writer).collect();
         Writers { tasks, stop, acknowledged }
@@ -203,6 +208,32 @@ async fn endpoints_of_two_clusters_are_refused() {
     config.endpoints.extend(other.endpoints());
     let error = EtcdStore::open(&config, |_| {}).await.unwrap_err();
     assert!(matches!(error, EtcdError::Clusters { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn etcd_may_ask_for_a_user() {
+    let cluster = Cluster::start(1).await;
+    let mut client = cluster.client(0).await.unwrap();
+    client.user_add("root", "secret", None).await.unwrap();
+    client.role_add("root").await.unwrap();
+    client.user_grant_role("root", "root").await.unwrap();
+    client.auth_enable().await.unwrap();
+    let password = cluster.directory().join("password");
+    let mut config = config(&cluster);
+    config.user = Some("root".to_owned());
+    config.password_file = Some(password.clone());
+    assert!(matches!(EtcdStore::open(&config, |_| {}).await, Err(EtcdError::File { .. })));
+    std::fs::write(&password, "secret\n").unwrap();
+    let store = EtcdStore::open(&config, |_| {}).await.unwrap();
+    store.commit(put("a".to_owned(), "1")).await.unwrap();
+    assert_eq!(get(&store, b"a").await.unwrap().unwrap().value, "1");
+    std::fs::write(&password, "wrong").unwrap();
+    let (told, mut reasons) = mpsc::channel(1);
+    let waiting = move |reason: &str| drop(told.try_send(reason.to_owned()));
+    tokio::select! {
+        _ = EtcdStore::open(&config, waiting) => panic!("the password is wrong"),
+        reason = reasons.recv() => assert!(reason.unwrap().contains("authentication failed")),
+    }
 }
 
 #[tokio::test]

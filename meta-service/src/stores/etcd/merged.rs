@@ -30,11 +30,12 @@ impl Merged {
         };
         let compare_count = self.compare_count + txn.compares.iter().filter(new).count();
         let bytes = self.bytes + size(txn);
-        let empty = self.compares.is_empty() && self.written.is_empty();
+        let first = self.compares.is_empty() && self.written.is_empty();
         let fits = compare_count <= OPS_MAX
             && self.written.len() + txn.ops.len() <= OPS_MAX
             && bytes <= BYTES_MAX;
-        if !empty && !(fits && self.is_apart(txn)) {
+        let taken = first || (fits && self.is_apart(txn));
+        if !taken {
             return false;
         }
         for compare in &txn.compares {
