@@ -26,6 +26,8 @@ const INTERVAL: Duration = Duration::from_millis(200);
 const PRESSURE_INTERVAL: Duration = Duration::from_secs(1);
 /// Commands that one look proposes for one shard.
 const COMMANDS_MAX: usize = 250;
+/// Rows of sessions that are read while a shard's state is locked.
+const ROWS_AT_ONCE: usize = 50;
 
 /// Looks after the shards that this site leads, until it stops.
 pub(crate) async fn run(site: Arc<Site>) {
@@ -123,12 +125,11 @@ fn dead_gateways(site: &Site) -> Vec<Incarnation> {
 
 /// Commands that one look proposes: what is due by time, and what dead gateways have left.
 fn due_commands(
-    shard: &mut Shard<ReplicaStore>,
+    shard: &Shard<ReplicaStore>,
     round: &Round<'_>,
 ) -> Result<Vec<Command>, ShardError> {
     let mut commands = Vec::new();
     if shard.next_deadline_ms().is_some_and(|deadline| deadline <= round.now_ms) {
-        shard.load_due(round.now_ms, COMMANDS_MAX)?;
         commands.extend(shard.due(round.now_ms, COMMANDS_MAX)?);
     }
     for owner in shard.owners() {
@@ -148,9 +149,15 @@ impl Replica {
             return;
         }
         let level = self.common_level(round.site);
+        // In steps: rows may come from the disk, and appends wait for the lock.
+        for limit in (ROWS_AT_ONCE..=COMMANDS_MAX).step_by(ROWS_AT_ONCE) {
+            if let Err(error) = self.cell.shard.lock().load_due(round.now_ms, limit) {
+                return self.fatal.stop("what is due", &error);
+            }
+        }
         let (mut requests, commands, generations) = {
-            let mut shard = self.cell.shard.lock();
-            let commands = match due_commands(&mut shard, round) {
+            let shard = self.cell.shard.lock();
+            let commands = match due_commands(&shard, round) {
                 Ok(commands) => commands,
                 Err(error) => return self.fatal.stop("what is due", &error),
             };
