@@ -561,11 +561,11 @@ impl Protocol {
                     }
                 }
             }
-            (Ask::Release { epoch }, Told::Done) if *epoch == own && is_client => {
-                if state.client.publish == Publish::Releasing {
-                    state.client.publish = Publish::Idle;
-                    state.client.message += 1;
-                }
+            (Ask::Release { epoch }, Told::Done)
+                if *epoch == own && is_client && state.client.publish == Publish::Releasing =>
+            {
+                state.client.publish = Publish::Idle;
+                state.client.message += 1;
             }
             (
                 Ask::Append { epoch, .. } | Ask::Commit { epoch, .. } | Ask::Release { epoch },

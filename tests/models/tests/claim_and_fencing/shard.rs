@@ -97,7 +97,7 @@ enum Input {
 #[derive(Debug)]
 enum Output {
     Decided(Decided),
-    Applied(Applied),
+    Applied(Box<Applied>),
     Own(Vec<Ask>),
 }
 
@@ -148,10 +148,10 @@ impl Shards {
                 to.extend_from_slice(&placed.record.payload());
             }
             let (shard, outcomes) = (self.0.id(pairs), applied.outcomes);
-            Output::Applied(Applied { shard, outcomes, messages, wills, row })
+            Output::Applied(Box::new(Applied { shard, outcomes, messages, wills, row }))
         });
         match &*output {
-            Output::Applied(applied) => applied.clone(),
+            Output::Applied(applied) => Applied::clone(applied),
             other => panic!("{other:?}"),
         }
     }
@@ -159,7 +159,7 @@ impl Shards {
     /// What the leader asks by itself for the sessions of dead gateways and for what is due.
     pub(crate) fn own(&self, shard: u32, dead: &[u8], ticks: u8) -> Vec<Ask> {
         let output = self.0.step(shard, Input::Own(dead.to_vec(), ticks), |pairs, _| {
-            let shard = open(pairs);
+            let shard = &mut open(pairs);
             let mut commands = shard.due(now_ms(ticks), 9).expect("a map is read");
             for gateway in dead {
                 let incarnation = Incarnation(u64::from(*gateway));

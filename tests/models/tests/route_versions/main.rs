@@ -20,6 +20,7 @@ const GROWING: Bounds = Bounds {
     breaks: 0,
     sweeps: 0,
     turns: 2,
+    cut_off: false,
     idle: None,
     slow_reports: false,
 };
@@ -41,7 +42,7 @@ fn keeps_its_promise(name: &str, bounds: Bounds, wanted: &[Seen]) {
 
 #[test]
 fn a_new_filter_is_known_everywhere_before_suback_suback_contract() {
-    let bounds = Bounds { ticks: 3, turns: 1, idle: Some(0), ..GROWING };
+    let bounds = Bounds { ticks: 3, breaks: 1, turns: 1, idle: Some(0), ..GROWING };
     let wanted = [Seen::PassedBy, Seen::Confirmed, Seen::ConfirmedPastADeadGateway];
     keeps_its_promise("growing", bounds, &wanted);
 }
@@ -94,8 +95,15 @@ fn a_turn_must_not_outlast_the_margin() {
 /// What `meta-service/DESIGN.md` says is left: the next sweep adds the filter again.
 #[test]
 fn a_gateway_that_is_cut_off_alone_must_not_trust_its_set() {
-    let bounds =
-        Bounds { known: true, sweeps: 2, ticks: 6, breaks: 1, turns: 1, idle: Some(0), ..GROWING };
+    let bounds = Bounds {
+        known: true,
+        cut_off: true,
+        sweeps: 2,
+        ticks: 5,
+        turns: 1,
+        idle: Some(0),
+        ..GROWING
+    };
     refute("cut off", "suback_contract", protocol(bounds, Some(Fault::TrustsWithoutALease)));
 }
 

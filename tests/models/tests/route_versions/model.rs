@@ -52,6 +52,8 @@ pub(crate) struct Bounds {
     pub(crate) breaks: u8,
     pub(crate) sweeps: u8,
     pub(crate) turns: u8,
+    /// The first gateway has lost the controller for good, and has been declared dead.
+    pub(crate) cut_off: bool,
     /// The gateway at which nobody publishes.
     pub(crate) idle: Option<usize>,
     /// A report may wait for long before it is heard. That only makes leases longer and acknowledgements
@@ -186,6 +188,16 @@ impl Model for Protocol {
             self.tell(&mut state, at, false);
             self.learn(&mut state, at);
         }
+        if self.bounds.cut_off {
+            close(&mut state, 0);
+            while state.store.live[0] {
+                state.now += 1;
+                self.report(&mut state, 1);
+                self.turn(&mut state, Event::Nothing);
+                self.tell(&mut state, 1, false);
+                self.learn(&mut state, 1);
+            }
+        }
         vec![state]
     }
 
@@ -196,6 +208,7 @@ impl Model for Protocol {
         let bounds = &self.bounds;
         for (at, gateway) in state.gateways.iter().enumerate() {
             match &gateway.stream {
+                None if bounds.cut_off && at == 0 => {}
                 None if state.meta.is_some() => actions.push(Action::Open(at)),
                 None => {}
                 Some(stream) => {
