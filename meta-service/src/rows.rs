@@ -31,12 +31,17 @@ pub(crate) const FILTERS: &[u8] = b"filter/";
 pub(crate) const FEEDS: &[u8] = b"feed/";
 const SESSIONS: &[u8] = b"session/";
 
-/// A row cannot be read. Stop: the store is damaged, or a later version wrote it.
+/// Version of all keys and rows. A version that changes what this one would misread raises it.
+const FORMAT: u32 = 1;
+
+/// A row cannot be read. Stop.
 #[derive(Debug, Error)]
-#[error("the store's row {key:?} cannot be read")]
+#[error("the store's row {key:?} cannot be read: {why}")]
 pub struct BadRow {
     /// Its key.
     pub key: Bytes,
+    /// What is wrong with it.
+    pub why: &'static str,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -47,6 +52,9 @@ pub(crate) struct ClusterRow {
     next_replica_id: u64,
     #[prost(uint64, tag = "3")]
     set_back_from: u64,
+    /// Of the whole store; 0 is the same as 1.
+    #[prost(uint32, tag = "4")]
+    format: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -66,7 +74,7 @@ struct FeedRow {
 }
 
 fn bad(key: &[u8]) -> BadRow {
-    BadRow { key: Bytes::copy_from_slice(key) }
+    BadRow { key: Bytes::copy_from_slice(key), why: "it is damaged" }
 }
 
 pub(crate) fn write_cluster(saved: Saved) -> Vec<u8> {
@@ -74,12 +82,17 @@ pub(crate) fn write_cluster(saved: Saved) -> Vec<u8> {
         topology: Some(saved.topology),
         next_replica_id: saved.next_replica_id,
         set_back_from: saved.set_back_from,
+        format: FORMAT,
     };
     row.encode_to_vec()
 }
 
 pub(crate) fn read_cluster(value: &[u8]) -> Result<Saved, BadRow> {
     let row = ClusterRow::decode(value).map_err(|_| bad(CLUSTER_KEY))?;
+    if row.format > FORMAT {
+        let why = "a later version wrote this store; run that one";
+        return Err(BadRow { why, ..bad(CLUSTER_KEY) });
+    }
     let topology = row.topology.ok_or_else(|| bad(CLUSTER_KEY))?;
     let (next_replica_id, set_back_from) = (row.next_replica_id, row.set_back_from);
     Ok(Saved { topology, next_replica_id, set_back_from })
@@ -162,4 +175,119 @@ pub(crate) fn split_session<'a>(
 
 pub(crate) fn read_session(key: &[u8], row: &[u8]) -> Result<SessionRow, BadRow> {
     SessionRow::decode(row).map_err(|_| bad(key))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use holdfast_proto::{
+        meta::{ReplicaInfo, ShardInfo, SiteInfo},
+        shard::{GatewayRef, Subscription},
+    };
+
+    use super::*;
+
+    const SHARD: ShardId = ShardId(3);
+
+    fn saved() -> Saved {
+        let site = SiteInfo {
+            site_id: 7,
+            name: "storage-1".into(),
+            address: "127.0.0.1:1".into(),
+            labels: [("zone".to_owned(), "a".to_owned())].into(),
+            ..SiteInfo::default()
+        };
+        let replica = ReplicaInfo { replica_id: 5, site_id: 7 };
+        let shard = ShardInfo {
+            shard: 0,
+            replicas: vec![replica],
+            retired: vec![2],
+            holders: vec![ReplicaInfo { replica_id: 3, site_id: 9 }],
+        };
+        let topology = Topology {
+            version: 12,
+            cluster_id: "c".into(),
+            shards: 1,
+            replication_factor: 1,
+            sites: vec![site],
+            placement: vec![shard],
+            ..Topology::default()
+        };
+        Saved { topology, next_replica_id: 6, set_back_from: 0 }
+    }
+
+    fn gateway() -> GatewayState {
+        let gateway = GatewayRef { incarnation: 0x0102, name: "g".into(), address: "h:1".into() };
+        let info = GatewayInfo {
+            gateway: Some(gateway),
+            mqtt_address: "h:1883".into(),
+            ..GatewayInfo::default()
+        };
+        GatewayState { info, died_at_ms: 99 }
+    }
+
+    fn filter() -> Filter {
+        Filter { namespace: Namespace(1), filter: "t/#".into() }
+    }
+
+    fn feed() -> Feed {
+        Feed { index: Some(44), resync: 2 }
+    }
+
+    fn session() -> (ClientKey, SessionRow) {
+        let subscription =
+            Subscription { filter: "t/#".into(), options: 1, ..Subscription::default() };
+        let row = SessionRow {
+            epoch: 9,
+            instance: 8,
+            expiry_interval_s: 60,
+            subscriptions: vec![subscription],
+            cursor: vec![1, 2],
+            lost: 4,
+            ..SessionRow::default()
+        };
+        (ClientKey { namespace: 1, client_id: "emqx_c".into() }, row)
+    }
+
+    fn written() -> Vec<(Vec<u8>, Vec<u8>)> {
+        let (client, row) = session();
+        vec![
+            (CLUSTER_KEY.to_vec(), write_cluster(saved())),
+            write_gateway(gateway()),
+            (filter_key(&filter()), Vec::new()),
+            write_feed(SHARD, feed()),
+            (session_key(SHARD, &client), write_session(2, &row)),
+        ]
+    }
+
+    /// Format 1 as a file: what is stored today must be readable for ever. `HOLDFAST_WRITE_GOLDEN=1`
+    /// writes it anew; do that only for a new format, under a new name.
+    #[test]
+    fn rows_of_format_1_are_read_and_written_the_same() {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/rows-1.bin");
+        let framed = |part: &Vec<u8>| [&(part.len() as u32).to_le_bytes()[..], part].concat();
+        let rows = written();
+        let file: Vec<u8> =
+            rows.iter().flat_map(|(key, row)| [framed(key), framed(row)].concat()).collect();
+        if std::env::var_os("HOLDFAST_WRITE_GOLDEN").is_some() {
+            fs::write(&path, &file).unwrap();
+        }
+        assert_eq!(fs::read(path).unwrap(), file);
+        let [cluster, one, other, index, row] = &rows[..] else { panic!("five rows") };
+        assert_eq!(read_cluster(&cluster.1).unwrap(), saved());
+        assert_eq!(read_gateway(&one.0, &one.1).unwrap(), gateway());
+        assert_eq!(read_filter(&other.0).unwrap(), filter());
+        assert_eq!(read_feed(&index.0, &index.1).unwrap(), (SHARD, feed()));
+        let (client, resync, bytes) = split_session(&row.0, &row.1).unwrap();
+        let read = (client, read_session(&row.0, bytes).unwrap());
+        assert_eq!((read, resync), (session(), 2));
+    }
+
+    #[test]
+    fn a_store_of_a_later_version_is_refused_in_words() {
+        let row = ClusterRow { format: FORMAT + 1, ..ClusterRow::default() };
+        let refused = read_cluster(&row.encode_to_vec()).unwrap_err();
+        assert!(refused.to_string().contains("later version"), "{refused}");
+    }
 }
