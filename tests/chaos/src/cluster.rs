@@ -76,7 +76,7 @@ impl Cluster {
         for name in cluster.all_names() {
             cluster.launch(&name)?;
         }
-        cluster.await_ready(&[]).await?;
+        cluster.await_ready().await?;
         Ok(cluster)
     }
 
@@ -154,7 +154,7 @@ impl Cluster {
         for name in names {
             self.kill(std::slice::from_ref(name)).await?;
             self.launch(name)?;
-            self.await_ready(&[]).await?;
+            self.await_ready().await?;
         }
         Ok(())
     }
@@ -210,10 +210,10 @@ impl Cluster {
         dead.collect()
     }
 
-    /// Waits until every process but these is ready.
-    pub(crate) async fn await_ready(&self, except: &[String]) -> Result<(), Trouble> {
+    /// Waits until every process is ready.
+    pub(crate) async fn await_ready(&self) -> Result<(), Trouble> {
         let deadline = Instant::now() + READY_PATIENCE;
-        for member in self.members.iter().filter(|member| !except.contains(&member.name)) {
+        for member in &self.members {
             loop {
                 let said = readiness(member).await;
                 let Err(reason) = said else { break };

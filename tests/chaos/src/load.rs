@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use holdfast_e2e::client::Client;
 use holdfast_e2e::ledger::{Ledger, Repeat};
 use holdfast_e2e::packet::Version;
 use holdfast_e2e::traffic::{
@@ -26,6 +27,7 @@ const AWAY: Duration = Duration::from_millis(2_500);
 const PROGRESS_PATIENCE: Duration = Duration::from_secs(60);
 const DRAIN_PATIENCE: Duration = Duration::from_secs(90);
 const SUBSCRIBE_PATIENCE: Duration = Duration::from_secs(30);
+const RETRY_PAUSE: Duration = Duration::from_millis(500);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Names that are tried until one lives on a shard that is wanted.
 const NAMES_MAX: u32 = 10_000;
@@ -127,13 +129,7 @@ impl Load {
             publish_interval: Duration::ZERO,
             away: away.then_some((STAY, AWAY)),
         };
-        // It fails by panicking, which must not end the run.
-        let own = plan.clone();
-        let subscribed = tokio::spawn(async move { own.subscribe().await });
-        let Ok(Ok(client)) = timeout(SUBSCRIBE_PATIENCE, subscribed).await else {
-            let what = format!("{} subscribes", plan.name);
-            return Err(Trouble::Late { what, seconds: SUBSCRIBE_PATIENCE.as_secs() });
-        };
+        let client = subscribed(&plan).await?;
         let (ledger, stop) = (self.ledger.clone(), self.end.clone());
         // The next connection is made elsewhere.
         let mut onwards = plan.clone();
@@ -254,6 +250,22 @@ impl Load {
             }
         }
     }
+}
+
+/// A client that is refused asks again.
+async fn subscribed(plan: &SubscriberPlan) -> Result<Client, Trouble> {
+    let deadline = Instant::now() + SUBSCRIBE_PATIENCE;
+    while Instant::now() < deadline {
+        // It fails by panicking, which must not end the run.
+        let own = plan.clone();
+        let answer = tokio::spawn(async move { own.subscribe().await });
+        if let Ok(Ok(client)) = timeout(SUBSCRIBE_PATIENCE, answer).await {
+            return Ok(client);
+        }
+        sleep(RETRY_PAUSE).await;
+    }
+    let what = format!("{} subscribes", plan.name);
+    Err(Trouble::Late { what, seconds: SUBSCRIBE_PATIENCE.as_secs() })
 }
 
 /// Waits for a client, and tells if it did not end well.

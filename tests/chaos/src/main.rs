@@ -166,6 +166,8 @@ async fn run(cli: &Cli, faults: &[Fault]) -> ExitCode {
         shape.gateways, shape.storage, cli.seed
     );
     println!("{}", report::heading());
+    // Clients of the harness fail by panicking, which the line then tells.
+    std::panic::set_hook(Box::new(|panic| eprintln!("    {panic}")));
     let mut matrix = Matrix::new(shape, cli.loopback, cli.rate, cli.seed);
     let mut lines = Vec::new();
     for round in 0..cli.times {

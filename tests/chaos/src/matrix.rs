@@ -12,11 +12,14 @@ use crate::load::{Load, Outcome};
 use crate::member::{Role, Shape};
 use crate::network::Network;
 use crate::report::{Line, Verdict};
+use crate::roles::Placement;
 use crate::trouble::Trouble;
 use crate::victims::is_concerned;
 
 const WARM_UP: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(2);
+const LEADERSHIP_PATIENCE: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Messages of each publisher that must be acknowledged after the fault.
 const PROGRESS: usize = 20;
 
@@ -66,8 +69,7 @@ impl Matrix {
             return Err(Trouble::Impossible(why.to_owned()));
         }
         cluster.set_up(fault.set_up(role_of(fault.target))).await?;
-        let placement = cluster.placement().await?;
-        let victims = cluster.resolve(fault.target, &placement).await?;
+        let (placement, victims) = placed(cluster, fault.target).await?;
         let others = match fault.damage {
             Damage::Cut { from, .. } => {
                 let others = cluster.resolve(from, &placement).await?;
@@ -89,7 +91,8 @@ impl Matrix {
         fault.mend(cluster, &victims, &others)?;
         let mended = Instant::now();
         let recovered = async {
-            cluster.await_ready(&[]).await?;
+            cluster.await_ready().await?;
+            cluster.elected_meta().await?;
             line.recovery = mended.elapsed();
             load.await_progress(PROGRESS).await
         };
@@ -127,6 +130,26 @@ impl Matrix {
             println!("    logs: {}", kept.display());
         }
         ground::sweep(false);
+    }
+}
+
+/// Who is meant, as soon as shards are led as the fault needs it: leadership comes back only some
+/// time after a process.
+async fn placed(cluster: &Cluster, target: Target) -> Result<(Placement, Vec<String>), Trouble> {
+    let deadline = Instant::now() + LEADERSHIP_PATIENCE;
+    loop {
+        let placement = cluster.placement().await?;
+        let victims = cluster.resolve(target, &placement).await?;
+        let is_concerned =
+            |at| placement.shards.iter().any(|it| is_concerned(target, &victims, at, it));
+        if is_concerned(0) && is_concerned(1) {
+            return Ok((placement, victims));
+        }
+        if Instant::now() > deadline {
+            let what = format!("shards that concern {}", victims.join(" "));
+            return Err(Trouble::Late { what, seconds: LEADERSHIP_PATIENCE.as_secs() });
+        }
+        sleep(POLL_INTERVAL).await;
     }
 }
 
