@@ -167,6 +167,7 @@ async fn claim(
         expiry_interval_s: session_expiry_s,
         will: connect.will.as_ref().map(|will| encode_will(will, &client)),
         protocol_level: if connect.protocol == Protocol::V3 { 4 } else { 5 },
+        attempt: SmallRng::from_os_rng().random_range(1..=u64::MAX),
     };
     match shared.cluster.claim(claim, inbox).await {
         Ok(claimed) => {

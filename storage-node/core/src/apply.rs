@@ -229,6 +229,10 @@ impl<B: Base> Shard<B> {
         }
         let key = Key::from(keys::session(client));
         let old = self.sessions.get(&self.base, &key)?.map(|row| row.into_owned());
+        if let Some(row) = old.as_ref().filter(|row| session::is_repeat(row, claim)) {
+            let repeated = Detail::Claim(session::repeated(row));
+            return Ok(Outcome { status: Status::Ok.into(), outcome: Some(repeated) });
+        }
         let before = Facts::of(old.as_ref());
         self.row.last_epoch += 1;
         let epoch = self.row.last_epoch;

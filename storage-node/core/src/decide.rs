@@ -253,13 +253,15 @@ impl<B: Base> Draft<'_, B> {
         {
             let key = keys::session(client);
             let old = self.row(&key)?.map(|row| row.into_owned());
-            self.last_epoch += 1;
-            let (epoch, shards) = (self.last_epoch, self.shard.check.shards);
-            let row = session::claim(old, claim, epoch, self.time_ms, shards).row;
-            if row.instance == epoch {
-                self.received.remove(&key);
+            if !old.as_ref().is_some_and(|row| session::is_repeat(row, claim)) {
+                self.last_epoch += 1;
+                let (epoch, shards) = (self.last_epoch, self.shard.check.shards);
+                let row = session::claim(old, claim, epoch, self.time_ms, shards).row;
+                if row.instance == epoch {
+                    self.received.remove(&key);
+                }
+                self.sessions.insert(key, Some(row));
             }
-            self.sessions.insert(key, Some(row));
         }
         Ok(self.op(OpKind::Command(command.clone())))
     }

@@ -19,6 +19,9 @@ pub(crate) const NEVER: u32 = u32::MAX;
 /// Feature level from which on replicas know of a grace for wills.
 const WILL_GRACE_LEVEL: u32 = 2;
 
+/// Feature level from which on replicas know a claim that is repeated.
+const ATTEMPT_LEVEL: u32 = 2;
+
 /// Feature level from which on replicas know how to move a session on.
 pub(crate) const MOVE_ON_LEVEL: u32 = 2;
 
@@ -49,6 +52,18 @@ pub(crate) struct Claimed {
     pub(crate) outcome: ClaimOutcome,
     /// The old will, if it is published now.
     pub(crate) will: Option<Bytes>,
+}
+
+/// Whether the claim was applied already and its owner asks again.
+pub(crate) fn is_repeat(row: &SessionRow, claim: &Claim) -> bool {
+    claim.attempt != 0 && row.claim_attempt == claim.attempt && row.owner == claim.gateway
+}
+
+/// The answer to a claim that was applied already. Whom it replaced is not known any more: an old owner
+/// that was not told finds itself fenced.
+pub(crate) fn repeated(row: &SessionRow) -> ClaimOutcome {
+    let session_present = row.instance != row.epoch;
+    ClaimOutcome { row: Some(row.clone()), session_present, ..ClaimOutcome::default() }
 }
 
 /// Gives the session to a gateway, under a new epoch. `outcome.row` is left for the caller.
@@ -93,6 +108,7 @@ pub(crate) fn claim(
     row.will_due_ms = 0;
     row.last_used_ms = time_ms;
     row.protocol_level = claim.protocol_level;
+    row.claim_attempt = claim.attempt;
     Claimed { row, outcome, will }
 }
 
@@ -154,12 +170,18 @@ impl Admission<'_> {
 
 /// The command without what replicas below `feature_level` do not know.
 pub(crate) fn at_level(command: &Command, feature_level: u32) -> Cow<'_, Command> {
-    let Some(Kind::Disconnect(leave)) = &command.command else { return Cow::Borrowed(command) };
-    if leave.will_grace_s == 0 || feature_level >= WILL_GRACE_LEVEL {
-        return Cow::Borrowed(command);
-    }
-    let leave = Disconnect { will_grace_s: 0, ..leave.clone() };
-    Cow::Owned(Command { command: Some(Kind::Disconnect(leave)) })
+    let kind = match &command.command {
+        Some(Kind::Disconnect(leave))
+            if leave.will_grace_s != 0 && feature_level < WILL_GRACE_LEVEL =>
+        {
+            Kind::Disconnect(Disconnect { will_grace_s: 0, ..leave.clone() })
+        }
+        Some(Kind::Claim(claim)) if claim.attempt != 0 && feature_level < ATTEMPT_LEVEL => {
+            Kind::Claim(Claim { attempt: 0, ..claim.clone() })
+        }
+        _ => return Cow::Borrowed(command),
+    };
+    Cow::Owned(Command { command: Some(kind) })
 }
 
 /// Runs an admitted command; returns the will's record if that is published.

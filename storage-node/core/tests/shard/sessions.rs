@@ -58,6 +58,27 @@ fn epochs_never_repeat_even_after_the_row_is_forgotten_single_owner() {
 }
 
 #[test]
+fn a_claim_that_is_asked_for_again_is_applied_once() {
+    let mut leader = Leader::new();
+    leader.run(&[Request::SetFeatureLevel(FEATURE_LEVEL)]);
+    let once = Claim { attempt: 7, will: will("w", 0), ..claim("a", 1) };
+    let first = leader.claim(once.clone());
+    let again = leader.claim(once.clone());
+    assert_eq!((&again.row, again.session_present), (&first.row, false));
+    assert!(leader.stored().is_empty(), "its own will is not that of a connection before");
+    leader.restart();
+    assert_eq!(leader.claim(once.clone()).row, first.row);
+
+    // Both in one entry.
+    let next = command(Kind::Claim(Claim { attempt: 8, ..once.clone() }));
+    let answers: Vec<_> = leader.run(&[next.clone(), next]).into_iter().map(claimed).collect();
+    assert_eq!(answers[0].row, answers[1].row);
+    assert!(answers[0].row.as_ref().unwrap().epoch > first.row.unwrap().epoch);
+    // Late, of an older connection: a claim like any other.
+    assert!(leader.claim(once).row.unwrap().epoch > answers[0].row.as_ref().unwrap().epoch);
+}
+
+#[test]
 fn a_regular_session_ends_with_its_connection() {
     let mut leader = Leader::new();
     let regular = Claim { expiry_interval_s: 0, ..claim("a", 1) };

@@ -187,6 +187,7 @@ pub(crate) fn claim(id: &str, incarnation: u64) -> Claim {
         expiry_interval_s: 3600,
         will: None,
         protocol_level: 5,
+        attempt: 0,
     }
 }
 

@@ -244,6 +244,7 @@ fn request(ask: &Ask) -> Request {
                 expiry_interval_s: EXPIRY_S,
                 will: Some(Will { record: record.freeze(), delay_s: WILL_DELAY_S }),
                 protocol_level: 5,
+                attempt: 0,
             })
         }
         Ask::Commit { epoch, instance, cursor } => {

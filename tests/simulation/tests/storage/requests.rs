@@ -196,6 +196,7 @@ impl Gateways {
             expiry_interval_s: [0, 1, 60, 3600, u32::MAX][rng.below(5) as usize],
             will,
             protocol_level: 5,
+            attempt: rng.next_u64(),
         }
     }
 
