@@ -59,7 +59,7 @@ pub(crate) struct Site {
     pub(crate) peers: Arc<Peers>,
     pub(crate) links: Arc<Links>,
     pub(crate) admission: Admission,
-    pub(crate) clocks: Clocks,
+    pub(crate) clocks: Arc<Clocks>,
     pub(crate) disk_state: DiskState,
     /// Something changed that meta-service is to know at once.
     pub(crate) news: Notify,
@@ -122,7 +122,7 @@ impl Site {
             peers,
             links: Arc::default(),
             admission,
-            clocks: Clocks::default(),
+            clocks: Arc::default(),
             disk_state: parts.disk_state,
             news: Notify::new(),
             fetching: Arc::default(),
@@ -211,7 +211,7 @@ impl Site {
         self.log.add_replica(key);
         let shard = Shard::open(store.clone(), key.shard, self.shards())?;
         let cell = Cell::new(key, self.shards(), store, self.disk.clone(), shard);
-        let cell = Arc::new(cell.fetched_by(self.fetching.clone()));
+        let cell = Arc::new(cell.fetched_by(self.fetching.clone()).timed_by(self.clocks.clone()));
         let feed = Arc::new(FeedQueue::default());
         let machine = Machine::open(cell.clone(), feed.clone(), self.fatal.clone())?;
         let limits = &self.config.raft;

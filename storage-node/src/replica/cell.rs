@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use bytes::BytesMut;
 use holdfast_log::run::{Run, RunError, RunId};
 use holdfast_log::{Disk, ReplicaKey};
-use holdfast_node_kit::clock;
 use holdfast_proto::ids::{Generation, Namespace, Position, ShardId};
 use holdfast_proto::placed::Placed;
 use holdfast_proto::shard::{RunRow, Status};
@@ -20,6 +19,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
 use super::retention::Retention;
+use crate::clocks::Clocks;
 use crate::metrics;
 use crate::raft::Member;
 use crate::state_store::{ReplicaStore, StoreError};
@@ -41,6 +41,8 @@ pub(crate) struct Cell {
     pub(crate) checkpointed: Notify,
     /// Wakes the site's fetching: a run that the state names is not on this disk, or wanted at once.
     fetching: Arc<Notify>,
+    /// The site's time.
+    pub(crate) clocks: Arc<Clocks>,
     /// Missing runs that readers wait for.
     wanted: Mutex<BTreeSet<Position>>,
     /// What is to be removed.
@@ -100,6 +102,7 @@ impl Cell {
             since_cut_bytes: AtomicUsize::new(0),
             checkpointed: Notify::new(),
             fetching: Arc::default(),
+            clocks: Arc::default(),
             wanted: Mutex::default(),
             retention: Retention::default(),
             voters: Mutex::default(),
@@ -114,6 +117,17 @@ impl Cell {
         fetching.notify_one();
         self.fetching = fetching;
         self
+    }
+
+    /// Whose time is stamped and told.
+    pub(crate) fn timed_by(mut self, clocks: Arc<Clocks>) -> Cell {
+        self.clocks = clocks;
+        self
+    }
+
+    /// The shard's time now: the leader's own, as the shard's stands still while nothing is stored.
+    pub(crate) fn time_ms(&self, shard: &Shard<ReplicaStore>) -> u64 {
+        self.clocks.now_ms().max(shard.time_ms())
     }
 
     pub(crate) fn set_voters(&self, membership: &StoredMembership<u64, Member>) {
@@ -302,7 +316,7 @@ impl Cell {
         loop {
             {
                 let shard = self.shard.lock();
-                page.time_ms = clock::now_ms().max(shard.time_ms());
+                page.time_ms = self.time_ms(&shard);
                 let oldest = shard
                     .generations()
                     .first()
@@ -374,7 +388,7 @@ impl Cell {
                     None => below.push(position),
                 }
             }
-            (shard.tail().first(), shard.next_position(), clock::now_ms().max(shard.time_ms()))
+            (shard.tail().first(), shard.next_position(), self.time_ms(&shard))
         };
         let mut status = Status::Ok;
         for position in below {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use holdfast_node_kit::clock;
 use holdfast_proto::shard::{self as pb, AppendOutcome, Outcome, Status};
 use holdfast_shard::{Answer, Decision, Request};
 use openraft::error::{ClientWriteError, RaftError};
@@ -156,7 +155,7 @@ impl Replica {
             Ok(term) => term,
             Err(status) => return self.answer_all(&requests, waiters, status),
         };
-        let decided = self.cell.shard.lock().decide(&requests, clock::now_ms());
+        let decided = self.cell.shard.lock().decide(&requests, self.cell.clocks.now_ms());
         let Decision { entry, answers } = match decided {
             Ok(decision) => decision,
             Err(error) => return self.fatal.stop("decide", &error),

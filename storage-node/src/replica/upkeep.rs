@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use holdfast_node_kit::clock;
 use holdfast_proto::ids::{Incarnation, ShardId};
 use holdfast_proto::meta::Liveness;
 use holdfast_proto::shard::Command;
@@ -49,7 +48,7 @@ pub(crate) async fn run(site: Arc<Site>) {
             policy: &policy,
             crowded: log_full || in_memory > site.config.shard.tail_bytes_max,
             dead: &dead_gateways(&site),
-            now_ms: if site.clocks.is_off() { 0 } else { clock::now_ms() },
+            now_ms: if site.clocks.is_off() { 0 } else { site.clocks.now_ms() },
         };
         for replica in replicas {
             if replica.serving().is_ok() {

@@ -7,7 +7,6 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
-use holdfast_node_kit::clock;
 use holdfast_proto::ids::{ReplicaId, ShardId};
 use holdfast_proto::storage::{
     self as pb, RaftFrame, RaftHello, RaftMessage, SnapshotChunk, SnapshotDone, SnapshotHeader,
@@ -65,7 +64,7 @@ impl Raft for RaftService {
                 };
                 let Ok(Some(frame)) = frame else { break };
                 if frame.clock_ms > 0 {
-                    site.clocks.heard(hello.site_id, frame.clock_ms, clock::now_ms());
+                    site.clocks.heard(hello.site_id, frame.clock_ms);
                 }
                 for message in frame.messages {
                     take(&site, &outbox, message);

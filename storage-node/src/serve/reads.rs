@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use holdfast_node_kit::clock;
 use holdfast_proto::ids::{Namespace, Position, ShardId};
 use holdfast_proto::shard::Status;
 use holdfast_proto::storage::{
@@ -112,7 +111,7 @@ pub(crate) fn read_retained(site: &Site, link: &GatewayLink, read: &ReadRetained
             Err(status) => page.status = status.into(),
             Ok(_) => {
                 let shard = replica.cell.shard.lock();
-                page.time_ms = clock::now_ms().max(shard.time_ms());
+                page.time_ms = replica.cell.time_ms(&shard);
                 match shard.retained(Namespace(read.namespace), &read.filters, RETAINED_MAX) {
                     Ok(rows) => {
                         page.status = Status::Ok.into();

@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::Stream;
-use holdfast_node_kit::clock;
 use holdfast_proto::batch::Batch;
 use holdfast_proto::ids::{Position, ShardId};
 use holdfast_proto::shard::{AppendOutcome, Outcome, Status as Decided, outcome};
@@ -175,8 +174,7 @@ impl LinkSession {
                     Some(replica) => {
                         let (head, time_ms) = {
                             let state = replica.cell.shard.lock();
-                            // The leader's own time: the shard's stands still while nothing is stored.
-                            (state.next_position(), clock::now_ms().max(state.time_ms()))
+                            (state.next_position(), replica.cell.time_ms(&state))
                         };
                         let from = match start.position {
                             0 => head,

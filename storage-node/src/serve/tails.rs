@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use bytes::BytesMut;
-use holdfast_node_kit::clock;
 use holdfast_proto::ids::Position;
 use holdfast_proto::placed::Placed;
 use holdfast_proto::shard::Status;
@@ -126,7 +125,7 @@ fn push_round(replica: &Replica) -> bool {
     let mut subscribers = tails.subscribers.lock();
     let shard = replica.cell.shard.lock();
     let (first, head) = (shard.tail().first(), shard.next_position());
-    let time_ms = clock::now_ms().max(shard.time_ms());
+    let time_ms = replica.cell.time_ms(&shard);
     let ready = |subscriber: &Subscriber| subscriber.credit > 0 && subscriber.next >= first;
     let old = subscribers.iter().any(|one| one.credit > 0 && one.next < first);
     let Some(from) = subscribers.iter().filter(|one| ready(one)).map(|one| one.next).min() else {
