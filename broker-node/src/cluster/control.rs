@@ -25,7 +25,7 @@ use super::routes::{Routes, Turns};
 /// Pause before a service that refused us is asked again.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
 /// Hints that are followed without a pause: during an election they may lead in a circle.
-const HINTS_IN_A_ROW_MAX: u32 = 3;
+pub(super) const HINTS_IN_A_ROW_MAX: u32 = 3;
 /// First pause after a lost stream.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// Lease that is assumed until the topology names one.
