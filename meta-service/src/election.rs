@@ -5,6 +5,9 @@
 //! the elected one carries the key's revision, so that nothing is written by one whose lease was lost
 //! and who does not know it yet.
 //!
+//! A key that this process put itself, in an election that it lost or of which it never learned, is replaced at
+//! once, too: what it decided under it has ended, and what is on its way is refused for the revision.
+//!
 //! In a store that only this process can open, whatever key is there belongs to an earlier life of it, and
 //! is replaced at once.
 //!
@@ -72,6 +75,8 @@ pub(crate) struct Candidate {
     ttl: Duration,
     /// A key with this process's address is of an earlier life: looked at once.
     stood: bool,
+    /// Lease of the key that this process put last, whether it is there or not.
+    own: Option<LeaseId>,
 }
 
 /// One that is.
@@ -99,7 +104,8 @@ impl Candidate {
         ttl: Duration,
     ) -> Candidate {
         let ttl = if store.is_shared() { ttl } else { UNSHARED_TTL };
-        Candidate { store, address: address.to_owned(), name: name.to_owned(), ttl, stood: false }
+        let (address, name) = (address.to_owned(), name.to_owned());
+        Candidate { store, address, name, ttl, stood: false, own: None }
     }
 
     /// Waits until this process is elected.
@@ -137,6 +143,7 @@ impl Candidate {
         let first = !std::mem::replace(&mut self.stood, true);
         let ours = |row: &ElectionRow| {
             !self.store.is_shared()
+                || self.own == Some(LeaseId(row.lease))
                 || (first && row.address == self.address && row.name == self.name)
         };
         if let Some(row) = &row
@@ -156,9 +163,10 @@ impl Candidate {
         Ok(stood)
     }
 
-    async fn put(&self, compare: Compare) -> Result<Stood, StoreError> {
+    async fn put(&mut self, compare: Compare) -> Result<Stood, StoreError> {
         let since = Instant::now();
         let lease = self.store.grant(self.ttl).await?;
+        self.own = Some(lease);
         let (address, name) = (self.address.clone(), self.name.clone());
         let row = ElectionRow { address, name, lease: lease.0 };
         let key = Bytes::from_static(ELECTION_KEY);
@@ -269,3 +277,7 @@ impl Store for Fenced {
         self.store.revoke(lease)
     }
 }
+
+#[cfg(test)]
+#[path = "election_tests.rs"]
+mod tests;
