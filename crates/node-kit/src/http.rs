@@ -94,7 +94,9 @@ mod tests {
         health.set_ready();
         assert!(fetch(address, "/health/ready").await.starts_with("HTTP/1.1 200"));
         assert!(fetch(address, "/health/live").await.starts_with("HTTP/1.1 200"));
-        assert!(fetch(address, "/metrics").await.contains("holdfast_process_resident_bytes"));
+        let told = fetch(address, "/metrics").await;
+        assert!(told.contains("holdfast_process_resident_bytes"), "{told}");
+        assert!(told.contains("holdfast_process_clock_seconds"), "{told}");
         shutdown.trigger();
         server.await.expect("ends on shutdown");
     }

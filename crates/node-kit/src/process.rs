@@ -1,10 +1,12 @@
-//! CPU time and memory of this process, read from `/proc/self` when metrics are scraped.
+//! CPU time and memory of this process, read from `/proc/self` when metrics are scraped, and its clock.
 
 use std::fs;
 
 use metrics::{Unit, describe_gauge, gauge};
 
-/// Declares the two metrics of the process itself.
+use crate::clock;
+
+/// Declares the metrics of the process itself.
 pub(crate) fn describe() {
     describe_gauge!(
         "holdfast_process_cpu_seconds_total",
@@ -16,10 +18,16 @@ pub(crate) fn describe() {
         Unit::Bytes,
         "Memory of the process that is in RAM"
     );
+    describe_gauge!(
+        "holdfast_process_clock_seconds",
+        Unit::Seconds,
+        "The wall clock as the process reads it, since the Unix epoch"
+    );
 }
 
-/// Brings both up to date. A value that cannot be read keeps its last one.
+/// Brings all of them up to date. A value that cannot be read keeps its last one.
 pub(crate) fn refresh() {
+    gauge!("holdfast_process_clock_seconds").set(clock::now_ms() as f64 / 1_000.0);
     if let Some(seconds) = fs::read_to_string("/proc/self/stat").ok().and_then(|s| cpu_seconds(&s))
     {
         gauge!("holdfast_process_cpu_seconds_total").set(seconds);
