@@ -21,6 +21,11 @@ impl Latencies {
         }
     }
 
+    /// Forgets all samples.
+    pub(crate) fn clear(&self) {
+        self.micros.borrow_mut().clear();
+    }
+
     /// The given percentiles in milliseconds; none without samples.
     pub(crate) fn percentiles(&self, wanted: &[f64]) -> Option<Vec<f64>> {
         let mut sorted = self.micros.borrow().clone();

@@ -1,11 +1,12 @@
 //! One MQTT 5 connection with as little work a packet as possible.
 
 use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::Range;
 
 use holdfast_e2e::packet::{Connect, DISCONNECT, Version, subscribe};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 const INPUT_BYTES: usize = 64 << 10;
 
@@ -35,7 +36,28 @@ impl Link {
         connect: &Connect,
         input_bytes: usize,
     ) -> io::Result<(Link, bool)> {
-        let stream = TcpStream::connect(address).await?;
+        Link::greet(TcpStream::connect(address).await?, connect, input_bytes).await
+    }
+
+    /// Connects from an address of its own, so that more connections than one address has ports for
+    /// can be made; tells whether the session was present.
+    pub(crate) async fn connect_from(
+        source: Ipv4Addr,
+        address: &str,
+        connect: &Connect,
+        input_bytes: usize,
+    ) -> io::Result<(Link, bool)> {
+        let address: SocketAddr = address.parse().map_err(io::Error::other)?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(SocketAddr::new(IpAddr::V4(source), 0))?;
+        Link::greet(socket.connect(address).await?, connect, input_bytes).await
+    }
+
+    async fn greet(
+        stream: TcpStream,
+        connect: &Connect,
+        input_bytes: usize,
+    ) -> io::Result<(Link, bool)> {
         stream.set_nodelay(true)?;
         let input = Vec::with_capacity(input_bytes);
         let mut link = Link { stream, input, parsed: 0, output: connect.encode() };
@@ -55,16 +77,24 @@ impl Link {
 
     /// Subscribes with QoS 1.
     pub(crate) async fn subscribe(&mut self, filter: &str) -> io::Result<()> {
-        self.output.extend(subscribe(Version::V5, 1, &[(filter, 1)]));
-        self.flush().await?;
-        let suback = self.wait_for(kind::SUBACK).await?;
-        match self.input[suback].last() {
-            Some(1) => Ok(()),
-            code => Err(io::Error::other(format!("SUBACK with code {code:x?}"))),
-        }
+        self.subscribe_all(&[filter]).await
     }
 
-    /// Leaves, and waits until the server has closed.
+    /// Subscribes to all of these with QoS 1.
+    pub(crate) async fn subscribe_all(&mut self, filters: &[&str]) -> io::Result<()> {
+        let wanted: Vec<(&str, u8)> = filters.iter().map(|filter| (*filter, 1)).collect();
+        self.output.extend(subscribe(Version::V5, 1, &wanted));
+        self.flush().await?;
+        let suback = self.wait_for(kind::SUBACK).await?;
+        // The reason codes are the end of the packet.
+        let codes: Vec<u8> = self.input[suback].iter().rev().take(filters.len()).copied().collect();
+        if codes.iter().all(|code| *code == 1) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!("SUBACK with codes {codes:x?}")))
+    }
+
+    /// Leaves, and waits until the server has closed. The port is free at once.
     pub(crate) async fn disconnect(mut self) -> io::Result<()> {
         self.output.extend(DISCONNECT);
         self.flush().await?;
@@ -72,7 +102,7 @@ impl Link {
             self.input.clear();
             self.parsed = 0;
         }
-        Ok(())
+        self.stream.set_zero_linger()
     }
 
     /// Reads once, whatever there is.

@@ -3,14 +3,18 @@
 //! One thread drives all connections; packets are encoded once and patched. It reports its own CPU
 //! time, too: where that is near the measured time, it is the bottleneck.
 
+mod footprint;
 mod latency;
 mod link;
 mod meter;
 mod publisher;
+mod pulse;
+mod registry;
 mod report;
 mod run;
 mod scenario;
 mod sessions;
+mod stored;
 mod subscriber;
 
 use std::path::PathBuf;
@@ -18,17 +22,19 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use holdfast_e2e::cluster::{self, Cluster};
+use holdfast_e2e::cluster::{self, Cluster, Process};
 
 use crate::meter::Meter;
 use crate::run::{Bench, BenchError};
 use crate::scenario::Scenario;
+use crate::stored::{Stored, Wish};
 
 /// Measures a Holdfast cluster. Starts one of its own unless told otherwise.
 #[derive(Debug, Parser)]
 #[command(name = "holdfast-load", version)]
 struct Cli {
-    /// What to measure: all, idle, pairwise, fan-in, fan-out, rate, drain, offline, storm, connections
+    /// What to measure: all, idle, pairwise, fan-in, fan-out, rate, drain, offline, storm, connections,
+    /// and sessions, which is not a part of all
     #[arg(default_values_t = ["all".to_owned()])]
     scenarios: Vec<String>,
     /// How long each rate is measured
@@ -49,12 +55,49 @@ struct Cli {
     /// Sessions of the reconnect storm
     #[arg(long, value_name = "N", default_value_t = 5000)]
     sessions: usize,
+    /// Scenario sessions: how many are stored
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = at_least_one)]
+    count: usize,
+    /// Scenario sessions: how many more are made that expire at one moment
+    #[arg(long, value_name = "N", default_value_t = 0, num_args = 0..=1, default_missing_value = "20000")]
+    expire: usize,
+    /// Scenario sessions: connections that are being made at the same time
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = at_least_one)]
+    at_once: usize,
+    /// Scenario sessions: sessions that are resumed at once
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = at_least_one)]
+    storm: usize,
+    /// Scenario sessions: with two meta-services on three etcd members
+    #[arg(long)]
+    etcd: bool,
     /// Idle connections whose memory is measured
     #[arg(long, value_name = "N", default_value_t = 5000)]
     connections: usize,
     /// One JSON object a scenario instead of text
     #[arg(long)]
     json: bool,
+}
+
+impl Cli {
+    fn bench(&self, addresses: Vec<String>, processes: &[Process]) -> Bench {
+        Bench {
+            addresses,
+            meter: Meter::new(processes),
+            duration: Duration::from_secs(self.seconds),
+            payload_bytes: usize::from(self.payload),
+            window: self.window,
+            storm_sessions: self.sessions,
+            idle_connections: self.connections,
+        }
+    }
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("at least 1".to_owned()),
+        Ok(count) => Ok(count),
+        Err(bad) => Err(format!("{bad}")),
+    }
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -78,6 +121,31 @@ async fn main() -> ExitCode {
 }
 
 async fn measure(cli: Cli, scenarios: Vec<Scenario>) -> Result<(), BenchError> {
+    let (stored, usual): (Vec<Scenario>, Vec<Scenario>) =
+        scenarios.into_iter().partition(|scenario| *scenario == Scenario::Sessions);
+    if !stored.is_empty() {
+        measure_stored(&cli).await?;
+    }
+    if usual.is_empty() { Ok(()) } else { measure_usual(cli, usual).await }
+}
+
+async fn measure_stored(cli: &Cli) -> Result<(), BenchError> {
+    if cli.data.is_some() || !cli.connect.is_empty() {
+        return Err(BenchError::OwnCluster);
+    }
+    let (count, expire, at_once) = (cli.count, cli.expire, cli.at_once);
+    let wish = Wish { count, expire, at_once, storm: cli.storm, etcd: cli.etcd };
+    eprintln!("starting a cluster");
+    let mut cluster = Cluster::with(wish.shape()).await;
+    let processes = cluster.status().await.processes;
+    let addresses = processes.iter().filter_map(|process| process.mqtt.clone()).collect();
+    let bench = cli.bench(addresses, &processes);
+    Stored { bench, cluster: &cluster, wish, json: cli.json }.run().await?;
+    cluster.down().await;
+    Ok(())
+}
+
+async fn measure_usual(cli: Cli, scenarios: Vec<Scenario>) -> Result<(), BenchError> {
     let mut own = None;
     let processes = if !cli.connect.is_empty() {
         Vec::new()
@@ -89,19 +157,11 @@ async fn measure(cli: Cli, scenarios: Vec<Scenario>) -> Result<(), BenchError> {
         cluster.status().await.processes
     };
     let mut addresses: Vec<String> = processes.iter().filter_map(|p| p.mqtt.clone()).collect();
-    addresses.extend(cli.connect);
+    addresses.extend(cli.connect.iter().cloned());
     if addresses.is_empty() {
         return Err(BenchError::NoGateway);
     }
-    let bench = Bench {
-        addresses,
-        meter: Meter::new(&processes),
-        duration: Duration::from_secs(cli.seconds),
-        payload_bytes: usize::from(cli.payload),
-        window: cli.window,
-        storm_sessions: cli.sessions,
-        idle_connections: cli.connections,
-    };
+    let bench = cli.bench(addresses, &processes);
     for scenario in scenarios {
         for report in bench.run(scenario).await? {
             report.print(cli.json);

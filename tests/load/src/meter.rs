@@ -111,9 +111,10 @@ fn system_constant(name: libc::c_int) -> i64 {
     unsafe { libc::sysconf(name) }
 }
 
-/// Lets this process, and the cluster that it starts, open as many sockets as the system allows.
+/// Lets this process, and the cluster that it starts, open as many sockets as the system allows; tells
+/// how many.
 #[allow(unsafe_code, reason = "setrlimit has no safe wrapper in std")]
-pub(crate) fn raise_file_limit() {
+pub(crate) fn raise_file_limit() -> usize {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: both calls get a pointer to a live rlimit of this frame.
     unsafe {
@@ -122,4 +123,5 @@ pub(crate) fn raise_file_limit() {
             libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
         }
     }
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
 }

@@ -18,6 +18,11 @@ impl Report {
         Report { name: name.into(), figures: Vec::new() }
     }
 
+    /// The same figures under another name.
+    pub(crate) fn named(self, name: impl Into<String>) -> Report {
+        Report { name: name.into(), ..self }
+    }
+
     /// Adds a figure; the unit is the end of its name.
     pub(crate) fn add(&mut self, name: impl Into<String>, value: f64) {
         self.figures.push((name.into(), value));

@@ -32,6 +32,12 @@ const OFFLINE_SESSIONS: [usize; 4] = [1, 10, 100, 1000];
 pub(crate) enum BenchError {
     #[error("no gateway runs there")]
     NoGateway,
+    #[error("sessions cannot be made: {0}")]
+    Refused(io::Error),
+    #[error("{0} does not come about within {1:?}")]
+    Late(&'static str, Duration),
+    #[error("this scenario starts a cluster of its own: --data and --connect do not fit")]
+    OwnCluster,
     #[error("a connection failed: {0}")]
     Connection(#[from] io::Error),
     #[error("stuck with {acknowledged} acknowledged and {delivered} delivered of {wanted}")]
@@ -54,7 +60,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    fn new() -> Rc<Tally> {
+    pub(crate) fn new() -> Rc<Tally> {
         Rc::new(Tally {
             clock: Clock::new(),
             stop: Cell::new(false),
@@ -65,6 +71,21 @@ impl Tally {
             puback: Latencies::default(),
             delivery: Latencies::default(),
         })
+    }
+
+    /// Keeps latencies from now on, or keeps none any more.
+    pub(crate) fn record(&self, recording: bool) {
+        self.recording.set(recording);
+    }
+
+    /// From publishes to their answers.
+    pub(crate) fn puback(&self) -> &Latencies {
+        &self.puback
+    }
+
+    /// Publishes that were answered with an error.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.get()
     }
 
     /// A publish was answered.
@@ -87,12 +108,13 @@ impl Tally {
 
 /// A flow of messages.
 #[derive(Debug, Clone, Copy)]
-struct Flow {
-    name: &'static str,
-    publishers: usize,
-    subscribers: usize,
+pub(crate) struct Flow {
+    /// The scenario's; a topic begins with it.
+    pub(crate) name: &'static str,
+    pub(crate) publishers: usize,
+    pub(crate) subscribers: usize,
     /// All messages a second; none for as many as possible.
-    rate: Option<u32>,
+    pub(crate) rate: Option<u32>,
 }
 
 /// What is measured, and how.
@@ -122,6 +144,7 @@ impl Bench {
             Scenario::Storm => vec![self.storm().await?],
             Scenario::Connections => vec![self.connections().await?],
             Scenario::Offline => self.offline().await?,
+            Scenario::Sessions => return Err(BenchError::OwnCluster),
         };
         Ok(reports)
     }
@@ -143,7 +166,8 @@ impl Bench {
         report
     }
 
-    async fn flow(&self, flow: Flow) -> Result<Report, BenchError> {
+    /// Measures one flow.
+    pub(crate) async fn flow(&self, flow: Flow) -> Result<Report, BenchError> {
         let tally = Tally::new();
         let subscribers = self.start_subscribers(flow, &tally).await?;
         let pace = flow.rate.map(|rate| Duration::from_secs(1) * CLIENTS as u32 / rate);
@@ -185,7 +209,8 @@ impl Bench {
         (tally.acknowledged.get() - first, self.meter.read().since(&before), seconds)
     }
 
-    async fn start_subscribers(
+    /// The subscribers of a flow; they run until they are aborted.
+    pub(crate) async fn start_subscribers(
         &self,
         flow: Flow,
         tally: &Rc<Tally>,
@@ -207,7 +232,8 @@ impl Bench {
         Ok(tasks)
     }
 
-    async fn start_publishers(
+    /// Publishers; they run until the tally says stop.
+    pub(crate) async fn start_publishers(
         &self,
         name: &str,
         publishers: usize,
@@ -236,7 +262,7 @@ impl Bench {
     async fn drain(&self) -> Result<Report, BenchError> {
         let topic = |number: usize| format!("drain/{number}");
         let id = |number: usize| format!("drain-subscriber-{number}");
-        sessions::for_each(CLIENTS, |number| {
+        sessions::for_each(CLIENTS, sessions::AT_ONCE, |number| {
             sessions::make_offline(self.address(number), id(number), topic(number))
         })
         .await?;
@@ -269,7 +295,7 @@ impl Bench {
         let mut reports = Vec::new();
         let mut made = 0;
         for count in OFFLINE_SESSIONS {
-            sessions::for_each(count - made, |number| {
+            sessions::for_each(count - made, sessions::AT_ONCE, |number| {
                 let id = format!("offline-subscriber-{}", made + number);
                 sessions::make_offline(self.address(number), id, "offline/#".to_owned())
             })
@@ -295,7 +321,7 @@ impl Bench {
     async fn storm(&self) -> Result<Report, BenchError> {
         let count = self.storm_sessions;
         let id = |number: usize| format!("storm-{number}");
-        sessions::for_each(count, |number| {
+        sessions::for_each(count, sessions::AT_ONCE, |number| {
             let filter = format!("storm/{}", number % 100);
             sessions::make_offline(self.address(number), id(number), filter)
         })
@@ -303,7 +329,7 @@ impl Bench {
         let before = self.meter.read();
         let started = Instant::now();
         // All of them on the other gateway, as after the death of one.
-        let links = sessions::for_each(count, |number| {
+        let links = sessions::for_each(count, sessions::AT_ONCE, |number| {
             sessions::resume(self.address(number + 1), id(number))
         })
         .await?;
@@ -325,7 +351,7 @@ impl Bench {
             gateways.iter().filter_map(|name| usage.resident.get(name)).sum()
         };
         let before = resident(&self.meter.read());
-        let links = sessions::for_each(self.idle_connections, |number| {
+        let links = sessions::for_each(self.idle_connections, sessions::AT_ONCE, |number| {
             sessions::connect_regular(self.address(number), format!("idle-{number}"))
         })
         .await?;
@@ -362,18 +388,21 @@ impl Bench {
         Ok(())
     }
 
-    fn address(&self, number: usize) -> String {
+    /// The gateway of the connection with this number.
+    pub(crate) fn address(&self, number: usize) -> String {
         self.addresses[number % self.addresses.len()].clone()
     }
 }
 
-async fn join(tasks: Vec<JoinHandle<io::Result<()>>>) -> Result<(), BenchError> {
+/// Waits for the end of tasks.
+pub(crate) async fn join(tasks: Vec<JoinHandle<io::Result<()>>>) -> Result<(), BenchError> {
     for task in tasks {
         task.await.map_err(io::Error::other)??;
     }
     Ok(())
 }
 
-fn end(tasks: Vec<JoinHandle<io::Result<()>>>) {
+/// Ends tasks.
+pub(crate) fn end(tasks: Vec<JoinHandle<io::Result<()>>>) {
     tasks.into_iter().for_each(|task| task.abort());
 }

@@ -21,10 +21,12 @@ pub(crate) enum Scenario {
     Storm,
     /// Memory of idle connections.
     Connections,
+    /// Very many stored sessions. Not a part of `all`: it takes minutes, and kills processes.
+    Sessions,
 }
 
 impl Scenario {
-    const ALL: [(&str, Scenario); 9] = [
+    const USUAL: [(&str, Scenario); 9] = [
         ("idle", Scenario::Idle),
         ("connections", Scenario::Connections),
         ("pairwise", Scenario::Pairwise),
@@ -36,13 +38,18 @@ impl Scenario {
         ("offline", Scenario::Offline),
     ];
 
+    const NAMED: &str = "sessions";
+
     /// The scenarios with these names; `all` is every one. Returns the name that is none.
     pub(crate) fn parse_all(names: &[String]) -> Result<Vec<Scenario>, String> {
         if names.iter().any(|name| name == "all") {
-            return Ok(Scenario::ALL.iter().map(|(_, scenario)| *scenario).collect());
+            return Ok(Scenario::USUAL.iter().map(|(_, scenario)| *scenario).collect());
         }
         let parse = |name: &String| {
-            let found = Scenario::ALL.iter().find(|(known, _)| known == name);
+            if name == Scenario::NAMED {
+                return Ok(Scenario::Sessions);
+            }
+            let found = Scenario::USUAL.iter().find(|(known, _)| known == name);
             found.map(|(_, scenario)| *scenario).ok_or_else(|| name.clone())
         };
         names.iter().map(parse).collect()
@@ -50,6 +57,7 @@ impl Scenario {
 
     /// All names, for an error message.
     pub(crate) fn names() -> String {
-        Scenario::ALL.map(|(name, _)| name).join(", ")
+        let usual = Scenario::USUAL.map(|(name, _)| name).join(", ");
+        format!("{usual}, {}", Scenario::NAMED)
     }
 }

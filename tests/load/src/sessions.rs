@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 
 use crate::link::Link;
 
-/// Connections that are being made at the same time.
-const AT_ONCE: usize = 200;
+/// Connections that are being made at the same time unless there is reason for more.
+pub(crate) const AT_ONCE: usize = 200;
 /// Input of a connection that gets few messages.
 const INPUT_BYTES: usize = 256;
 
@@ -24,19 +24,36 @@ pub(crate) fn regular(client_id: &str) -> Connect {
     Connect::regular(Version::V5, client_id)
 }
 
-/// Runs `one` for each number below `count`.
-pub(crate) async fn for_each<F, T>(count: usize, one: impl Fn(usize) -> F) -> io::Result<Vec<T>>
+/// Runs `one` for each number below `count`, so many at once.
+pub(crate) async fn for_each<F, T>(
+    count: usize,
+    at_once: usize,
+    one: impl Fn(usize) -> F,
+) -> io::Result<Vec<T>>
+where
+    F: Future<Output = io::Result<T>> + 'static,
+    T: 'static,
+{
+    for_each_of((0..count).collect(), at_once, one).await
+}
+
+/// Runs `one` for each of these, so many at once.
+pub(crate) async fn for_each_of<V, F, T>(
+    values: Vec<V>,
+    at_once: usize,
+    one: impl Fn(V) -> F,
+) -> io::Result<Vec<T>>
 where
     F: Future<Output = io::Result<T>> + 'static,
     T: 'static,
 {
     let mut running = JoinSet::new();
-    let mut done = Vec::with_capacity(count);
-    for number in 0..count {
-        if running.len() >= AT_ONCE {
+    let mut done = Vec::with_capacity(values.len());
+    for value in values {
+        if running.len() >= at_once {
             done.extend(join_one(&mut running).await?);
         }
-        running.spawn_local(one(number));
+        running.spawn_local(one(value));
     }
     while !running.is_empty() {
         done.extend(join_one(&mut running).await?);
