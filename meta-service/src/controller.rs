@@ -35,6 +35,7 @@ use tokio::{
 
 use crate::{
     config::Config,
+    election::Tenure,
     filters::Filters,
     metrics,
     rows::{self, BadRow},
@@ -56,6 +57,9 @@ pub enum ControllerError {
     /// Somebody else wrote the cluster's row.
     #[error("another controller writes to this store")]
     Superseded,
+    /// Somebody else may be elected by now. Nothing of the last turn was shown.
+    #[error("the election may be over: what was decided last is told to nobody")]
+    Expired,
     /// No random cluster id can be had.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
@@ -156,6 +160,7 @@ fn mono_ms(began: Instant) -> u64 {
 /// The loop; to be run as one task.
 pub(crate) struct ControllerLoop {
     store: Arc<dyn Store>,
+    tenure: Tenure,
     control: Control,
     messages: mpsc::Receiver<Message>,
     began: Instant,
@@ -177,6 +182,7 @@ pub(crate) struct ControllerLoop {
 pub(crate) async fn start(
     config: &Config,
     store: Arc<dyn Store>,
+    tenure: Tenure,
 ) -> Result<(Controller, ControllerLoop), ControllerError> {
     let (saved, cluster_revision) = load_cluster(config, store.as_ref()).await?;
     let mut gateways = Vec::new();
@@ -234,6 +240,7 @@ pub(crate) async fn start(
     };
     let controller_loop = ControllerLoop {
         store,
+        tenure,
         control,
         messages,
         began,
@@ -386,6 +393,10 @@ impl ControllerLoop {
         }
         let mut turn = self.control.finish(now);
         self.persist(&mut turn).await?;
+        // A turn that wrote nothing was compared with nothing: its renewals may be another's to grant.
+        if !self.tenure.holds(Instant::now()) {
+            return Err(ControllerError::Expired);
+        }
         self.show(turn);
         for reply in self.describe.drain(..) {
             // The asker may have gone.
@@ -587,3 +598,7 @@ fn log_step(step: &Step) {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "controller_tests.rs"]
+mod tests;

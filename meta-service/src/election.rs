@@ -3,7 +3,7 @@
 //! Whoever puts the key where none is, is elected until its lease ends: by itself, at its own clock, a little
 //! before the store can end it; or because it resigns, which takes no longer than the revocation. Every write of
 //! the elected one carries the key's revision, so that nothing is written by one whose lease was lost
-//! and who does not know it yet.
+//! and who does not know it yet; and what it tells without a write, it tells within its [`Tenure`].
 //!
 //! A key that this process put itself, in an election that it lost or of which it never learned, is replaced at
 //! once, too: what it decided under it has ended, and what is on its way is refused for the revision.
@@ -16,6 +16,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use prost::Message;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
@@ -86,6 +87,38 @@ pub(crate) struct Elected {
     revision: Revision,
     ttl: Duration,
     since: Instant,
+    tenure: Tenure,
+}
+
+/// Until when a process is elected for certain, by its own clock: nobody else is before that.
+#[derive(Clone, Debug)]
+pub(crate) struct Tenure(Option<Arc<Mutex<Instant>>>);
+
+impl Tenure {
+    /// Of one whom nobody can follow before it has ended.
+    const FOR_LIFE: Tenure = Tenure(None);
+
+    fn new(until: Instant) -> Tenure {
+        Tenure(Some(Arc::new(Mutex::new(until))))
+    }
+
+    fn prolong(&self, until: Instant) {
+        if let Some(known) = &self.0 {
+            *known.lock() = until;
+        }
+    }
+
+    /// Whether nobody else was elected before this moment. A process that stood still asks *after* it heard
+    /// what it answers, and before it answers.
+    pub(crate) fn holds(&self, now: Instant) -> bool {
+        self.0.as_ref().is_none_or(|until| now < *until.lock())
+    }
+}
+
+/// The part of a lease that its owner relies on: the store's time began later than its own, and clocks may
+/// differ by the rest.
+fn reliable(ttl: Duration) -> Duration {
+    ttl - ttl / 10
 }
 
 enum Stood {
@@ -174,7 +207,12 @@ impl Candidate {
         match self.store.commit(Txn { compares: vec![compare], ops: vec![put] }).await {
             Ok(Committed::Yes(revision)) => {
                 let (store, ttl) = (self.store.clone(), self.ttl);
-                Ok(Stood::Elected(Elected { store, lease, revision, ttl, since }))
+                let tenure = if store.is_shared() {
+                    Tenure::new(since + reliable(ttl))
+                } else {
+                    Tenure::FOR_LIFE
+                };
+                Ok(Stood::Elected(Elected { store, lease, revision, ttl, since, tenure }))
             }
             not => {
                 // If the key was put all the same, it goes with the lease.
@@ -201,17 +239,24 @@ impl Elected {
         Arc::new(Fenced { store: self.store.clone(), revision: self.revision })
     }
 
+    /// Until when this process may tell what only an elected one knows.
+    pub(crate) fn tenure(&self) -> Tenure {
+        self.tenure.clone()
+    }
+
     /// Prolongs the lease until it is lost.
     pub(crate) async fn keep(&self) -> Lost {
-        // The store's time began later than this process's; clocks may differ by this much.
-        let lasts = self.ttl - self.ttl / 10;
+        let lasts = reliable(self.ttl);
         let mut sent = self.since;
         loop {
             let until = sent + lasts;
             sleep_until((Instant::now() + self.ttl / 4).min(until)).await;
             let now = Instant::now();
             match timeout_at(until, self.store.keep_alive(self.lease)).await {
-                Ok(Ok(())) => sent = now,
+                Ok(Ok(())) => {
+                    sent = now;
+                    self.tenure.prolong(sent + lasts);
+                }
                 Ok(Err(StoreError::LeaseOver(_))) => return Lost::Over,
                 Ok(Err(error @ StoreError::Stopped(_))) => return Lost::Store(error),
                 Ok(Err(_)) if Instant::now() < until => {}
@@ -280,4 +325,4 @@ impl Store for Fenced {
 
 #[cfg(test)]
 #[path = "election_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -49,6 +49,17 @@ impl Store for Shareable {
     }
 }
 
+impl Tenure {
+    /// As if the process had stood still for long.
+    pub(crate) fn end(&self) {
+        self.prolong(Instant::now());
+    }
+
+    pub(crate) fn long() -> Tenure {
+        Tenure::new(Instant::now() + TTL)
+    }
+}
+
 fn candidate(store: &Arc<dyn Store>, name: &str) -> Candidate {
     Candidate::new(store.clone(), "host:1", name, TTL)
 }
@@ -88,4 +99,17 @@ async fn the_key_of_another_is_left_alone() {
     let mut other = candidate(&store, "first");
     elect(&mut other).await;
     assert!(matches!(twin.stand().await, Ok(Stood::Behind(..))));
+}
+
+#[tokio::test]
+async fn a_tenure_ends_before_the_lease_unless_it_is_prolonged() {
+    let (_directory, store) = Shareable::open();
+    let before = Instant::now();
+    let elected = elect(&mut candidate(&store, "first")).await;
+    let tenure = elected.tenure();
+    assert!(tenure.holds(Instant::now()));
+    assert!(!tenure.holds(before + TTL), "another may be elected then");
+    tenure.prolong(before + 2 * TTL);
+    assert!(elected.tenure().holds(before + TTL));
+    assert!(Tenure::FOR_LIFE.holds(before + 100 * TTL));
 }

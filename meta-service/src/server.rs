@@ -80,7 +80,8 @@ impl ServerError {
             ServerError::Store(error)
             | ServerError::Lost(Lost::Store(error))
             | ServerError::Controller(ControllerError::Store(error)) => error,
-            ServerError::Lost(_) | ServerError::Controller(ControllerError::Superseded) => {
+            ServerError::Lost(_)
+            | ServerError::Controller(ControllerError::Superseded | ControllerError::Expired) => {
                 return false;
             }
             _ => return true,
@@ -240,7 +241,7 @@ impl Office {
         let mut keep = pin!(elected.keep());
         let mut tasks = JoinSet::new();
         let mut ended = tokio::select! {
-            started = self.start(elected.fenced(), &over, &mut tasks) => started,
+            started = self.start(elected, &over, &mut tasks) => started,
             lost = &mut keep => Err(lost.into()),
             () = self.shutdown.wait() => Ok(()),
         };
@@ -267,11 +268,13 @@ impl Office {
 
     async fn start(
         &self,
-        store: Arc<dyn Store>,
+        elected: &Elected,
         over: &Shutdown,
         tasks: &mut JoinSet<Result<(), ServerError>>,
     ) -> Result<(), ServerError> {
-        let (controller, controller_loop) = controller::start(&self.config, store.clone()).await?;
+        let (store, tenure) = (elected.fenced(), elected.tenure());
+        let (controller, controller_loop) =
+            controller::start(&self.config, store.clone(), tenure).await?;
         let (cluster_id, shards) = (controller.cluster_id.clone(), controller.shards);
         let list_max = self.config.limits.list_max;
         let sessions = Arc::new(Sessions::load(store, cluster_id, shards, list_max).await?);
