@@ -150,6 +150,9 @@ pub(crate) struct ClusterLimits {
     pub(crate) subscribe_deadline_ms: u64,
     /// Time that an old owner has to hand over a session, in ms.
     pub(crate) take_over_ms: u64,
+    /// Time that the gateway may be cut off from a leader that others hear before its clients are sent to
+    /// other gateways, in ms. An election must fit in.
+    pub(crate) cut_after_ms: u64,
     /// Bytes of one shard's tail that may be under way.
     pub(crate) tail_credit_bytes: u64,
     /// Bytes of one page of a read.
@@ -168,6 +171,7 @@ impl Default for ClusterLimits {
             propose_deadline_ms: ours.propose_deadline_ms,
             subscribe_deadline_ms: ours.subscribe_deadline_ms,
             take_over_ms: ours.take_over_ms,
+            cut_after_ms: ours.cut_after_ms,
             tail_credit_bytes: ours.tail_credit_bytes,
             page_bytes_max: 64 << 10,
             forward_buffer_bytes_max: ours.forward_buffer_bytes_max,
@@ -192,6 +196,7 @@ impl Config {
             propose_deadline_ms: limits.propose_deadline_ms,
             subscribe_deadline_ms: limits.subscribe_deadline_ms,
             take_over_ms: limits.take_over_ms,
+            cut_after_ms: limits.cut_after_ms,
             tail_credit_bytes: limits.tail_credit_bytes,
             page_bytes_max: limits.page_bytes_max,
             forward_buffer_bytes_max: limits.forward_buffer_bytes_max,

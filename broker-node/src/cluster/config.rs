@@ -34,6 +34,9 @@ pub(crate) struct ClusterConfig {
     pub(crate) subscribe_deadline_ms: u64,
     /// How long an old owner may take to hand over a session, in ms.
     pub(crate) take_over_ms: u64,
+    /// How long this gateway may be cut off from a leader that its shard's other replicas hear before
+    /// clients are sent elsewhere, in ms; an election must fit in.
+    pub(crate) cut_after_ms: u64,
     /// Bytes of one shard's tail that may be under way.
     pub(crate) tail_credit_bytes: u64,
     /// Bytes of one page of a read.
@@ -63,6 +66,7 @@ impl Default for ClusterConfig {
             read_deadline_ms: 5_000,
             subscribe_deadline_ms: 15_000,
             take_over_ms: 300,
+            cut_after_ms: 4_000,
             tail_credit_bytes: 1 << 20,
             page_bytes_max: 256 << 10,
             forward_buffer_bytes_max: 8 << 20,

@@ -208,6 +208,7 @@ impl Shared {
             lane.queue.lock().link_lost(site);
         }
         self.take_back_requests(site);
+        self.leaders.lock().forget(site);
     }
 
     fn on_site_frame(&self, site: SiteId, frame: SiteFrame) {
@@ -228,7 +229,12 @@ impl Shared {
                 for news in news.leaders {
                     let shard = ShardId(news.shard as u16);
                     let leader = (news.site_id != 0).then_some(SiteId(news.site_id));
-                    if self.leaders.lock().learn(shard, leader, news.term, now_ms) {
+                    let learned = {
+                        let mut leaders = self.leaders.lock();
+                        leaders.hear(site, shard, leader, news.term);
+                        leaders.learn(shard, leader, news.term, now_ms)
+                    };
+                    if learned {
                         tracing::debug!(%shard, ?leader, term = news.term, "leader changed");
                         self.leader_changed(shard);
                     }

@@ -34,7 +34,7 @@ use holdfast_node_kit::health::Health;
 use holdfast_node_kit::shutdown::Shutdown;
 use holdfast_node_kit::{clock, net};
 use holdfast_proto::ids::{Incarnation, Namespace, Position, ShardId, SiteId, retained_shard};
-use holdfast_proto::meta::{Liveness, Topology};
+use holdfast_proto::meta::Topology;
 use holdfast_proto::shard::{Command, GatewayRef};
 use holdfast_proto::storage::ReadItem;
 use holdfast_proto::topic;
@@ -162,7 +162,8 @@ impl Cluster {
         self.shared.control.leave().await;
     }
 
-    /// Returns when this gateway is cut off from a leader that others reach, once each time.
+    /// Returns when this gateway is cut off from a leader that others reach and clients are better off
+    /// elsewhere.
     pub(crate) async fn cut_off(&self) {
         self.shared.cut_off.notified().await;
     }
@@ -171,15 +172,8 @@ impl Cluster {
     pub(crate) fn another_gateway(&self) -> Option<String> {
         let shared = &self.shared;
         let topology = shared.control.topology.borrow();
-        let others: Vec<&str> = topology
-            .iter()
-            .flat_map(|topology| &topology.gateways)
-            .filter(|known| known.liveness() == Liveness::Up && !known.mqtt_address.is_empty())
-            .filter(|known| {
-                known.gateway.as_ref().is_some_and(|of| of.incarnation != shared.me.incarnation)
-            })
-            .map(|known| known.mqtt_address.as_str())
-            .collect();
+        let topology = topology.as_deref()?;
+        let others: Vec<&str> = upkeep::other_gateways(topology, shared.me.incarnation).collect();
         let turn = shared.sent_elsewhere.fetch_add(1, Ordering::Relaxed);
         others.get(turn.checked_rem(others.len())?).map(|address| (*address).to_owned())
     }

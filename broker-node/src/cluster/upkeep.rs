@@ -9,7 +9,7 @@ use holdfast_proto::ids::{ShardId, SiteId};
 use holdfast_proto::meta::{Liveness, Topology};
 use tokio::task::JoinHandle;
 
-use super::reach::Reach;
+use super::reach::{Cut, Patience, Reach};
 use super::{Shared, forward, link, metrics as names, monotonic};
 
 /// Pause between looks at what is due.
@@ -86,6 +86,22 @@ fn gateway_addresses(topology: &Topology, me: u64) -> HashMap<u64, String> {
         .collect()
 }
 
+/// The sites that have a replica of the shard.
+fn replicas(topology: &Topology, shard: ShardId) -> Vec<SiteId> {
+    let placed = topology.placement.iter().filter(|placed| placed.shard == u32::from(shard.0));
+    placed.flat_map(|placed| &placed.replicas).map(|replica| SiteId(replica.site_id)).collect()
+}
+
+/// Where clients can go instead, `host:port`.
+pub(super) fn other_gateways(topology: &Topology, me: u64) -> impl Iterator<Item = &str> {
+    topology
+        .gateways
+        .iter()
+        .filter(|known| known.liveness() == Liveness::Up && !known.mqtt_address.is_empty())
+        .filter(move |known| known.gateway.as_ref().is_some_and(|of| of.incarnation != me))
+        .map(|known| known.mqtt_address.as_str())
+}
+
 /// Sends what changes in the tails' filters: what gathered until this task ran goes into one frame.
 pub(crate) async fn send_filters(shared: Arc<Shared>) {
     loop {
@@ -116,7 +132,11 @@ pub(crate) async fn tick(shared: Arc<Shared>) {
         }
         shared.probe_leaders(now_ms);
         shared.tell_health(now_ms, &mut is_ready);
-        if reach.observe(shared.is_cut(now_ms), now_ms, shared.control.lease_ms() * 3 / 2) {
+        let patience = Patience {
+            seen_ms: shared.config.cut_after_ms,
+            believed_ms: shared.control.lease_ms() * 3 / 2,
+        };
+        if reach.observe(shared.cut(now_ms), now_ms, patience) {
             tracing::error!("cut off from a site that others reach: clients go elsewhere");
             shared.cut_off.notify_one();
         }
@@ -150,14 +170,8 @@ impl Shared {
         }
         let Some(topology) = self.control.topology.borrow().clone() else { return };
         for shard in silent {
-            let replicas: Vec<SiteId> = topology
-                .placement
-                .iter()
-                .filter(|placed| placed.shard == u32::from(shard.0))
-                .flat_map(|placed| &placed.replicas)
-                .map(|replica| SiteId(replica.site_id))
-                .filter(|site| self.links.is_up(*site))
-                .collect();
+            let mut replicas = replicas(&topology, shard);
+            replicas.retain(|site| self.links.is_up(*site));
             let probed = self.leaders.lock().probe(shard, &replicas, PROBE_AFTER_MS, now_ms);
             if let Some(site) = probed {
                 tracing::debug!(%shard, %site, "asking a replica who leads");
@@ -166,22 +180,32 @@ impl Shared {
         }
     }
 
-    /// Whether the leader of a shard has no link although the metadata service, which is heard itself,
-    /// hears of it.
-    fn is_cut(&self, now_ms: u64) -> bool {
-        let unlinked = |shard| {
-            let leader = self.leaders.lock().get(shard);
-            leader.filter(|site| !self.links.is_up(*site))
+    /// Whether the leader of a shard has no link although others hear it: the metadata service, which is
+    /// heard itself, and the shard's other replicas. It does not matter while there is nowhere else to go.
+    fn cut(&self, now_ms: u64) -> Cut {
+        let unlinked: Vec<(ShardId, SiteId)> = {
+            let leaders = self.leaders.lock();
+            let known = |shard| leaders.get(shard).map(|leader| (shard, leader));
+            let is_unlinked = |(_, leader): &(ShardId, SiteId)| !self.links.is_up(*leader);
+            self.all_shards().filter_map(known).filter(is_unlinked).collect()
         };
-        let unlinked: Vec<SiteId> = self.all_shards().filter_map(unlinked).collect();
         if unlinked.is_empty() || self.control.routes.read().stores_everything(now_ms) {
-            return false;
+            return Cut::No;
         }
-        let topology = self.control.topology.borrow();
-        let sites = topology.iter().flat_map(|topology| &topology.sites);
-        sites
-            .filter(|site| site.liveness() == Liveness::Up)
-            .any(|site| unlinked.contains(&SiteId(site.site_id)))
+        let Some(topology) = self.control.topology.borrow().clone() else { return Cut::No };
+        if other_gateways(&topology, self.me.incarnation).next().is_none() {
+            return Cut::No;
+        }
+        let heard = |site: SiteId| {
+            let mut sites = topology.sites.iter();
+            sites.any(|known| known.site_id == site.0 && known.liveness() == Liveness::Up)
+        };
+        let leaders = self.leaders.lock();
+        let cut = unlinked.iter().filter(|(_, leader)| heard(*leader)).map(|(shard, _)| {
+            let replicas = replicas(&topology, *shard);
+            if leaders.is_heard_by(*shard, &replicas) { Cut::Seen } else { Cut::Believed }
+        });
+        cut.max().unwrap_or(Cut::No)
     }
 
     /// Tells whether a durable publish would be acknowledged now, when that changes: what the process
