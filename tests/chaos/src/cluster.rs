@@ -20,6 +20,8 @@ use crate::wall_clock::WallClock;
 
 const READY_PATIENCE: Duration = Duration::from_secs(90);
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+/// Costlier metrics are brought up to date every five seconds.
+const TOLD_PATIENCE: Duration = Duration::from_secs(8);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How processes are started.
@@ -61,6 +63,7 @@ impl Cluster {
         let last = members.iter_mut().rfind(|member| member.role == Role::Storage);
         if let (Some(disk), Some(last)) = (&disk, last) {
             last.data = disk.folder();
+            last.has_own_disk = true;
         }
         let (processes, forwarders, clocks) = Default::default();
         let mut cluster = Cluster {
@@ -199,6 +202,32 @@ impl Cluster {
         if let Err(trouble) = self.kill(&self.all_names()).await {
             eprintln!("{trouble}");
         }
+    }
+
+    /// Waits until each of these processes tells over HTTP what is wanted.
+    pub(crate) async fn await_told(
+        &self,
+        names: &[String],
+        path: &str,
+        what: &str,
+        is_wanted: impl Fn(&str) -> bool,
+    ) -> Result<(), Trouble> {
+        let deadline = Instant::now() + TOLD_PATIENCE;
+        for name in names {
+            let address = &self.member(name)?.http;
+            loop {
+                let told = timeout(ANSWER_PATIENCE, http_get(address, path)).await;
+                if is_wanted(&told.unwrap_or_default()) {
+                    break;
+                }
+                if Instant::now() > deadline {
+                    let what = format!("{name} tells of {what}");
+                    return Err(Trouble::Late { what, seconds: TOLD_PATIENCE.as_secs() });
+                }
+                sleep(POLL_INTERVAL).await;
+            }
+        }
+        Ok(())
     }
 
     /// Names of processes that have ended by themselves.

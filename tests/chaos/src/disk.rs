@@ -1,8 +1,9 @@
 //! A small disk of its own for one storage node: it can be filled and stalled.
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::ground::run_folder;
 use crate::tool;
@@ -10,6 +11,8 @@ use crate::trouble::Trouble;
 
 const DISK_BYTES: u64 = 768 << 20;
 const CHUNK_BYTES: usize = 1 << 20;
+/// Until it is full, or has its room back.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// An ext4 file system in a file.
 #[derive(Debug)]
@@ -38,22 +41,15 @@ impl Disk {
     /// Writes until nothing fits any more.
     pub(crate) fn fill(&self) -> Result<(), Trouble> {
         let path = self.filler();
-        let mut file = File::create(&path).map_err(Trouble::system(path.display()))?;
-        let mut chunk = vec![0_u8; CHUNK_BYTES];
-        while !chunk.is_empty() {
-            if file.write_all(&chunk).is_err() {
-                chunk.truncate(chunk.len() / 2);
-            }
-        }
-        // What of it is not on the disk yet takes its room all the same.
-        let _ = file.sync_all();
-        Ok(())
+        let filled = tool::within(PATIENCE, "filling the disk", move || fill(&path))?;
+        filled.map_err(Trouble::system(self.filler().display()))
     }
 
     /// Gives the room back.
     pub(crate) fn free(&self) -> Result<(), Trouble> {
         let path = self.filler();
-        fs::remove_file(&path).map_err(Trouble::system(path.display()))
+        let freed = tool::within(PATIENCE, "freeing the disk", move || fs::remove_file(path))?;
+        freed.map_err(Trouble::system(self.filler().display()))
     }
 
     /// Holds every write and sync until it is thawed.
@@ -65,4 +61,17 @@ impl Disk {
     fn filler(&self) -> PathBuf {
         self.mount.join("filler")
     }
+}
+
+fn fill(path: &Path) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    let mut chunk = vec![0_u8; CHUNK_BYTES];
+    while !chunk.is_empty() {
+        if file.write_all(&chunk).is_err() {
+            chunk.truncate(chunk.len() / 2);
+        }
+    }
+    // What of it is not on the disk yet takes its room all the same.
+    let _ = file.sync_all();
+    Ok(())
 }

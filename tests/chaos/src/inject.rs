@@ -8,6 +8,11 @@ use crate::fault::{Damage, Fault};
 use crate::member::Role;
 use crate::network::Host;
 use crate::trouble::Trouble;
+use crate::wall_clock;
+
+/// What a storage node tells.
+const DISK_IS_FULL: &str = "holdfast_storage_disk_full 1";
+const DISK_IS_STALLED: &str = "the disk does not answer";
 
 impl Fault {
     /// How processes must have been started for this fault.
@@ -41,6 +46,39 @@ impl Fault {
             Damage::FullDisk => disk(cluster)?.fill(),
             Damage::StalledDisk => disk(cluster)?.freeze(true),
             Damage::Jump(seconds) => jump(cluster, victims, seconds),
+        }
+    }
+
+    /// Waits until the victims themselves tell of it, where they do: a clock that did not jump or a disk
+    /// that has room proves nothing.
+    pub(crate) async fn await_seen(
+        &self,
+        cluster: &Cluster,
+        victims: &[String],
+    ) -> Result<(), Trouble> {
+        match self.damage {
+            Damage::Jump(seconds) => await_clocks(cluster, victims, seconds).await,
+            Damage::FullDisk => {
+                let is_full = |told: &str| told.lines().any(|line| line == DISK_IS_FULL);
+                cluster.await_told(victims, "/metrics", "a full disk", is_full).await
+            }
+            Damage::StalledDisk => {
+                let is_stalled = |told: &str| told.contains(DISK_IS_STALLED);
+                cluster.await_told(victims, "/health/ready", "a stalled disk", is_stalled).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until clocks that jumped are back.
+    pub(crate) async fn await_gone(
+        &self,
+        cluster: &Cluster,
+        victims: &[String],
+    ) -> Result<(), Trouble> {
+        match self.damage {
+            Damage::Jump(_) => await_clocks(cluster, victims, 0).await,
+            _ => Ok(()),
         }
     }
 
@@ -102,6 +140,12 @@ fn set_delay(cluster: &Cluster, delay: Duration) {
 fn disk(cluster: &Cluster) -> Result<&Disk, Trouble> {
     let missing = || Trouble::Impossible("no disk can be made here".to_owned());
     cluster.disk.as_ref().ok_or_else(missing)
+}
+
+async fn await_clocks(cluster: &Cluster, victims: &[String], seconds: i64) -> Result<(), Trouble> {
+    let what = format!("a clock {seconds} s off");
+    let is_off = |told: &str| wall_clock::is_off_by(told, seconds);
+    cluster.await_told(victims, "/metrics", &what, is_off).await
 }
 
 fn jump(cluster: &Cluster, victims: &[String], seconds: i64) -> Result<(), Trouble> {

@@ -11,8 +11,8 @@ use holdfast_e2e::traffic::{
     Habits, PublisherPlan, Stop, SubscriberPlan, spawn_publisher_with, spawn_subscriber_with,
 };
 use holdfast_proto::ids::{Namespace, home_shard};
-use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout_at};
 
 use crate::roles::{Placement, ShardSites};
 use crate::trouble::Trouble;
@@ -26,7 +26,8 @@ const STAY: Duration = Duration::from_millis(2_500);
 const AWAY: Duration = Duration::from_millis(2_500);
 const PROGRESS_PATIENCE: Duration = Duration::from_secs(60);
 const DRAIN_PATIENCE: Duration = Duration::from_secs(90);
-const SUBSCRIBE_PATIENCE: Duration = Duration::from_secs(30);
+/// Until all subscribers are there.
+const SUBSCRIBE_PATIENCE: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Names that are tried until one lives on a shard that is wanted.
@@ -106,6 +107,7 @@ impl Load {
             plans: Vec::new(),
             numbers: Vec::new(),
         };
+        let deadline = tokio::time::Instant::now() + SUBSCRIBE_PATIENCE;
         for (at, (qos, away)) in SUBSCRIBERS.into_iter().enumerate() {
             let names = (0..NAMES_MAX).map(|n| format!("subscriber-{line}-{at}-{n}"));
             let name = names.into_iter().find(|name| lives_well(at, name));
@@ -116,20 +118,28 @@ impl Load {
                 qos,
                 version: if at % 2 == 0 { Version::V5 } else { Version::V3 },
             };
-            load.subscribe(plan, away).await?;
+            load.subscribe(plan, away, deadline).await?;
         }
         load.publish(addresses, line, rate, &lives_well)?;
         load.await_progress(20).await?;
         Ok(load)
     }
 
-    async fn subscribe(&mut self, plan: SubscriberPlan, away: bool) -> Result<(), Trouble> {
+    async fn subscribe(
+        &mut self,
+        plan: SubscriberPlan,
+        away: bool,
+        deadline: tokio::time::Instant,
+    ) -> Result<(), Trouble> {
         let habits = Habits {
             answer_within: Some(ANSWER_WITHIN),
             publish_interval: Duration::ZERO,
             away: away.then_some((STAY, AWAY)),
         };
-        let client = subscribed(&plan).await?;
+        let client = timeout_at(deadline, subscribed(&plan)).await.map_err(|_| Trouble::Late {
+            what: format!("{} subscribes", plan.name),
+            seconds: SUBSCRIBE_PATIENCE.as_secs(),
+        })?;
         let (ledger, stop) = (self.ledger.clone(), self.end.clone());
         // The next connection is made elsewhere.
         let mut onwards = plan.clone();
@@ -186,7 +196,10 @@ impl Load {
                 return Ok(());
             }
             if Instant::now() > deadline {
-                let what = format!("every publisher goes on: {before:?} then, {now:?} now");
+                let refused = self.ledger.refused_count();
+                let what = format!(
+                    "every publisher goes on: {before:?} then, {now:?} now, {refused} refused"
+                );
                 return Err(Trouble::Late { what, seconds: PROGRESS_PATIENCE.as_secs() });
             }
             sleep(POLL_INTERVAL).await;
@@ -252,25 +265,30 @@ impl Load {
     }
 }
 
+/// Of a line that ends early, too, nobody may go on into the next one.
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.publishers.iter().chain(&self.subscribers).for_each(JoinHandle::abort);
+    }
+}
+
 /// A client that is refused asks again.
-async fn subscribed(plan: &SubscriberPlan) -> Result<Client, Trouble> {
-    let deadline = Instant::now() + SUBSCRIBE_PATIENCE;
-    while Instant::now() < deadline {
-        // It fails by panicking, which must not end the run.
+async fn subscribed(plan: &SubscriberPlan) -> Client {
+    loop {
+        // It fails by panicking, which must not end the run; dropped, it ends.
         let own = plan.clone();
-        let answer = tokio::spawn(async move { own.subscribe().await });
-        if let Ok(Ok(client)) = timeout(SUBSCRIBE_PATIENCE, answer).await {
-            return Ok(client);
+        let mut attempt = JoinSet::new();
+        attempt.spawn(async move { own.subscribe().await });
+        if let Some(Ok(client)) = attempt.join_next().await {
+            return client;
         }
         sleep(RETRY_PAUSE).await;
     }
-    let what = format!("{} subscribes", plan.name);
-    Err(Trouble::Late { what, seconds: SUBSCRIBE_PATIENCE.as_secs() })
 }
 
 /// Waits for a client, and tells if it did not end well.
 async fn ended(mut task: JoinHandle<()>, deadline: tokio::time::Instant) -> Option<String> {
-    match tokio::time::timeout_at(deadline, &mut task).await {
+    match timeout_at(deadline, &mut task).await {
         Ok(Ok(())) => None,
         Ok(Err(panic)) => Some(format!("a client failed: {panic}")),
         Err(_) => {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until, timeout};
 
 use crate::cluster::Cluster;
 use crate::fault::{Damage, Fault, Target};
@@ -19,6 +19,9 @@ use crate::victims::is_concerned;
 const WARM_UP: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(2);
 const LEADERSHIP_PATIENCE: Duration = Duration::from_secs(60);
+/// Beyond what the fault lasts, with a new cluster before it: more than all waits in it together need
+/// unless several of them are in vain.
+const LINE_PATIENCE: Duration = Duration::from_secs(360);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Messages of each publisher that must be acknowledged after the fault.
 const PROGRESS: usize = 20;
@@ -43,7 +46,11 @@ impl Matrix {
     /// Runs a line. What goes wrong around the cluster is a broken line, too: it did not recover.
     pub(crate) async fn run(&mut self, fault: &Fault, number: u32) -> Line {
         let mut line = Line::left_out(fault.name, String::new());
-        if let Err(trouble) = self.try_run(fault, number, &mut line).await {
+        let limit = LINE_PATIENCE + fault.lasts;
+        let ran = timeout(limit, self.try_run(fault, number, &mut line)).await;
+        let what = "the line ends".to_owned();
+        let ran = ran.unwrap_or(Err(Trouble::Late { what, seconds: limit.as_secs() }));
+        if let Err(trouble) = ran {
             if let Trouble::Impossible(why) = trouble {
                 return Line::left_out(fault.name, why);
             }
@@ -87,10 +94,14 @@ impl Matrix {
         load.restart_clock();
         let began = Instant::now();
         fault.inject(cluster, &victims, &others).await?;
-        sleep(fault.lasts).await;
+        let until = Instant::now() + fault.lasts;
+        let seen = fault.await_seen(cluster, &victims).await;
+        sleep_until(until.into()).await;
         fault.mend(cluster, &victims, &others)?;
+        seen?;
         let mended = Instant::now();
         let recovered = async {
+            fault.await_gone(cluster, &victims).await?;
             cluster.await_ready().await?;
             cluster.elected_meta().await?;
             line.recovery = mended.elapsed();

@@ -10,6 +10,8 @@ use crate::trouble::Trouble;
 const GRPC_PORT: u16 = 7000;
 const HTTP_PORT: u16 = 7001;
 const MQTT_PORT: u16 = 1883;
+/// What a storage node may use of this machine's disk.
+const SHARED_DISK_BYTES: u64 = 2 << 30;
 
 /// What a process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +68,8 @@ pub(crate) struct Member {
     /// Of a gateway.
     pub(crate) mqtt: String,
     pub(crate) data: PathBuf,
+    /// Of a storage node whose data is on a disk that only it uses.
+    pub(crate) has_own_disk: bool,
 }
 
 impl Member {
@@ -75,7 +79,7 @@ impl Member {
         let address = |port| network.port(port).map(|port| format!("{}:{port}", host.ip));
         let (grpc, http, mqtt) = (address(GRPC_PORT)?, address(HTTP_PORT)?, address(MQTT_PORT)?);
         let data = run_folder().join("data").join(&name);
-        Ok(Member { name, role, host, grpc, http, mqtt, data })
+        Ok(Member { name, role, host, grpc, http, mqtt, data, has_own_disk: false })
     }
 }
 
@@ -143,6 +147,10 @@ pub(crate) fn config(
         line("log.segment_bytes", (8_u64 << 20).to_string());
         line("log.bytes_max", (128_u64 << 20).to_string());
         line("shard.run_bytes_max", (1_u64 << 20).to_string());
+        if !member.has_own_disk {
+            // How full this machine's disk is must not decide what the node does.
+            line("shard.disk_quota_bytes", SHARED_DISK_BYTES.to_string());
+        }
     }
     text
 }

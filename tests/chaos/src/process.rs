@@ -77,6 +77,14 @@ impl Process {
     }
 }
 
+/// Also of a cluster that never came up.
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Fails if it has ended.
+        let _ = self.child.kill();
+    }
+}
+
 #[allow(unsafe_code, reason = "std can neither enter a namespace nor ask to die with the parent")]
 pub(crate) fn prepare(command: &mut Command, namespace: Option<File>) {
     // SAFETY: prctl and setns are async-signal-safe and touch no memory of ours.

@@ -2,8 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use crate::trouble::Trouble;
+
+/// None of them has much to do.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs a command line without quoting: words are split at spaces.
 pub(crate) fn run(line: &str) -> Result<String, Trouble> {
@@ -15,16 +20,29 @@ pub(crate) fn run(line: &str) -> Result<String, Trouble> {
 pub(crate) fn run_words(words: &[&str]) -> Result<String, Trouble> {
     let command = words.join(" ");
     let (program, arguments) = words.split_first().unwrap_or((&"true", &[]));
-    let output = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .map_err(Trouble::system(&command))?;
+    let mut prepared = Command::new(program);
+    prepared.args(arguments).stdin(Stdio::null());
+    let ended = within(PATIENCE, &command, move || prepared.output())?;
+    let output = ended.map_err(Trouble::system(&command))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Err(Trouble::Tool { command, output: format!("{}: {said}", output.status) })
+}
+
+/// Does something that may hang in the system: then it is left behind, in a thread of its own, for
+/// which nobody waits when this program ends.
+pub(crate) fn within<T: Send + 'static>(
+    patience: Duration,
+    what: &str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Trouble> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || sender.send(work()));
+    receiver
+        .recv_timeout(patience)
+        .map_err(|_| Trouble::Late { what: format!("{what} ends"), seconds: patience.as_secs() })
 }
 
 /// Where a program is, as a shell would find it or in the folders of the superuser.

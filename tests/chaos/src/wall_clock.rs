@@ -2,11 +2,15 @@
 //! monotonic clock goes on.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::trouble::Trouble;
 
-const LIBRARY: &str = "libfaketime.so.1";
+const LIBRARY: &str = "faketime/libfaketime.so.1";
+const TOLERANCE_S: f64 = 10.0;
+/// What every process tells of its clock.
+const METRIC: &str = "holdfast_process_clock_seconds ";
 
 /// The clock of one process.
 #[derive(Debug)]
@@ -46,11 +50,21 @@ impl WallClock {
     }
 }
 
-fn find() -> Option<PathBuf> {
+/// Whether a process's metrics tell that its clock is so many seconds off this program's.
+pub(crate) fn is_off_by(metrics: &str, seconds: i64) -> bool {
+    let told = metrics.lines().find_map(|line| line.strip_prefix(METRIC));
+    let theirs: Option<f64> = told.and_then(|told| told.trim().parse().ok());
+    let ours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    theirs.is_some_and(|theirs| (theirs - ours - seconds as f64).abs() <= TOLERANCE_S)
+}
+
+/// Where `HOLDFAST_FAKETIME` says or where a package puts it: in a folder named after the
+/// architecture, or in none.
+pub(crate) fn find() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("HOLDFAST_FAKETIME") {
         return Some(PathBuf::from(path));
     }
-    let folders = ["x86_64-linux-gnu", "aarch64-linux-gnu", "."];
-    let paths = folders.map(|folder| Path::new("/usr/lib").join(folder).join("faketime"));
-    paths.into_iter().map(|folder| folder.join(LIBRARY)).find(|path| path.is_file())
+    let system = PathBuf::from("/usr/lib");
+    let folders = fs::read_dir(&system).into_iter().flatten().flatten().map(|entry| entry.path());
+    folders.chain([system]).map(|folder| folder.join(LIBRARY)).find(|path| path.is_file())
 }
