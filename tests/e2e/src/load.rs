@@ -47,7 +47,10 @@ pub struct Load {
     /// What was acknowledged and received.
     pub ledger: Arc<Ledger>,
     plan: LoadPlan,
+    /// Ends the publishers.
     stop: Stop,
+    /// Ends the subscribers, when nothing is acknowledged any more.
+    end: Stop,
     publishers: Vec<JoinHandle<()>>,
     connected: Vec<JoinHandle<()>>,
     offline: Vec<SubscriberPlan>,
@@ -65,7 +68,7 @@ fn rotated(addresses: &[String], by: usize) -> Vec<String> {
 impl Load {
     /// Subscribes, then begins to publish, at these gateways and no others.
     pub async fn start(addresses: &[String], plan: LoadPlan) -> Load {
-        let (ledger, stop) = (Arc::new(Ledger::default()), Stop::default());
+        let (ledger, stop, end) = (Arc::new(Ledger::default()), Stop::default(), Stop::default());
         let (mut connected, mut offline, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..plan.subscribers {
             let subscriber = SubscriberPlan {
@@ -73,13 +76,13 @@ impl Load {
                 name: format!("{}-{number}", plan.name),
                 filter: format!("{}/#", plan.name),
                 qos: plan.qos,
-                version: VERSIONS[number % 2],
+                version: VERSIONS[(number + number / 2) % 2],
             };
             names.push(subscriber.name.clone());
             let client = subscriber.subscribe().await;
             if number % 2 == 0 {
-                let (ledger, stop) = (ledger.clone(), stop.clone());
-                connected.push(spawn_subscriber(subscriber, Some(client), ledger, stop));
+                let (ledger, end) = (ledger.clone(), end.clone());
+                connected.push(spawn_subscriber(subscriber, Some(client), ledger, end));
             } else {
                 client.disconnect().await;
                 offline.push(subscriber);
@@ -100,7 +103,7 @@ impl Load {
                 spawn_publisher_with(habits, publisher, ledger.clone(), stop.clone())
             })
             .collect();
-        Load { ledger, plan, stop, publishers, connected, offline, names }
+        Load { ledger, plan, stop, end, publishers, connected, offline, names }
     }
 
     /// Waits until every publisher has been acknowledged as many more messages.
@@ -123,24 +126,28 @@ impl Load {
         assert!(waited.is_ok(), "a publisher is stuck: {before:?} then, {now:?} now");
     }
 
+    async fn all_end(ledger: &Ledger, tasks: Vec<JoinHandle<()>>) {
+        for task in tasks {
+            match timeout(PATIENCE, task).await {
+                Ok(ended) => ended.unwrap(),
+                // The verdict tells what is missing.
+                Err(_) => ledger.error("a client never finished".to_owned()),
+            }
+        }
+    }
+
     /// Lets everything drain and compares: nothing is lost or out of order and nobody lost a session;
     /// if `exactly_once`, nothing came twice; if not `refusals`, no publisher saw an error.
     pub async fn finish(self, exactly_once: bool, refusals: bool) {
         self.stop.set();
-        let rest = self
-            .offline
-            .into_iter()
-            .map(|plan| spawn_subscriber(plan, None, self.ledger.clone(), self.stop.clone()));
-        let mut tasks: Vec<JoinHandle<()>> = rest.collect();
-        tasks.extend(self.publishers);
-        tasks.extend(self.connected);
-        for task in tasks {
-            match timeout(PATIENCE, task).await {
-                Ok(ended) => ended.unwrap(),
-                // The verdict below tells what is missing.
-                Err(_) => self.ledger.error("a client never finished".to_owned()),
-            }
-        }
+        // A subscriber that has got everything ends: what is acknowledged later would seem lost to it.
+        Load::all_end(&self.ledger, self.publishers).await;
+        self.end.set();
+        let rest = self.offline.iter().cloned();
+        let rest =
+            rest.map(|plan| spawn_subscriber(plan, None, self.ledger.clone(), self.end.clone()));
+        let subscribers = rest.chain(self.connected).collect();
+        Load::all_end(&self.ledger, subscribers).await;
         if !refusals && self.ledger.refused_count() > 0 {
             self.ledger.error(format!("{} publishes were refused", self.ledger.refused_count()));
         }

@@ -14,7 +14,12 @@ use tokio::time::timeout;
 const PROGRESS: usize = 40;
 
 async fn start() -> Cluster {
-    let settings = ["meta.lease_ms=3000", "meta.election_ttl_s=2", "meta.shards=8"];
+    let settings = [
+        "meta.lease_ms=3000",
+        "meta.election_ttl_s=2",
+        "meta.shards=8",
+        "gateway.cluster.subscribe_deadline_ms=60000",
+    ];
     Cluster::with(Shape {
         meta: 2,
         etcd: 3,
@@ -24,13 +29,15 @@ async fn start() -> Cluster {
     .await
 }
 
-/// Subscribes a new session to a filter that the cluster does not know yet, asking again where it is
-/// refused; the connection and how long that took.
+/// Subscribes a new session to a filter that the cluster does not know yet, which waits until that is durable;
+/// the connection and how long it took.
 async fn subscribe_anew(address: &str, name: &str) -> (Client, Duration) {
     let began = Instant::now();
     let mut client = Client::connect(address, &Connect::durable(Version::V5, name)).await;
-    let granted = async { while client.subscribe(&[(&format!("{name}/#"), 1)]).await != [1] {} };
-    timeout(Duration::from_secs(60), granted).await.expect("a new filter is granted");
+    let filter = format!("{name}/#");
+    let filters = [(filter.as_str(), 1)];
+    let codes = timeout(Duration::from_secs(60), client.subscribe(&filters)).await;
+    assert_eq!(codes.expect("it is answered"), [1], "asked once");
     (client, began.elapsed())
 }
 
