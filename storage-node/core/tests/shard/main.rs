@@ -5,6 +5,7 @@
 
 mod appends;
 mod generations;
+mod golden;
 mod model;
 mod retained;
 mod sessions;
