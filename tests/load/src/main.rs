@@ -70,6 +70,9 @@ struct Cli {
     /// Scenario sessions: with two meta-services on three etcd members
     #[arg(long)]
     etcd: bool,
+    /// Scenario sessions: a setting of the cluster, as for `holdfast up`
+    #[arg(long, value_name = "ROLE.FIELD=VALUE")]
+    set: Vec<String>,
     /// Idle connections whose memory is measured
     #[arg(long, value_name = "N", default_value_t = 5000)]
     connections: usize,
@@ -134,7 +137,8 @@ async fn measure_stored(cli: &Cli) -> Result<(), BenchError> {
         return Err(BenchError::OwnCluster);
     }
     let (count, expire, at_once) = (cli.count, cli.expire, cli.at_once);
-    let wish = Wish { count, expire, at_once, storm: cli.storm, etcd: cli.etcd };
+    let settings = cli.set.clone();
+    let wish = Wish { count, expire, at_once, storm: cli.storm, etcd: cli.etcd, settings };
     eprintln!("starting a cluster");
     let mut cluster = Cluster::with(wish.shape()).await;
     let processes = cluster.status().await.processes;

@@ -4,12 +4,10 @@ use std::io;
 use std::process::Command;
 
 use holdfast_e2e::cluster::{Cluster, program};
-use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use serde_json::Value;
 
 /// Prefix of session rows with the prefix that `holdfast up` gives a cluster in etcd.
-const ETCD_SESSIONS: &[u8] = b"/holdfast/session/";
+const ETCD_SESSIONS: &str = "/holdfast/session/";
 
 const ROWS_FED: &str = "holdfast_meta_session_changes_total";
 
@@ -63,56 +61,19 @@ pub(crate) async fn list(cluster: &Cluster, prefix: &str, limit: usize) -> io::R
     Ok(lines.len() as u64)
 }
 
-/// etcd's JSON gateway counts without sending a row.
+/// etcd counts all and sends one.
 async fn count_in_etcd(address: &str) -> io::Result<u64> {
-    let mut end = ETCD_SESSIONS.to_vec();
-    if let Some(last) = end.last_mut() {
-        *last += 1;
-    }
-    let body =
-        json!({ "key": base64(ETCD_SESSIONS), "range_end": base64(&end), "count_only": true });
-    let body = body.to_string();
-    let mut stream = TcpStream::connect(address).await?;
-    let length = body.len();
-    let head = format!("POST /v3/kv/range HTTP/1.0\r\nhost: x\r\ncontent-length: {length}\r\n\r\n");
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(body.as_bytes()).await?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await?;
-    let answer = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-    let answer: Value = serde_json::from_str(answer).map_err(io::Error::other)?;
-    if answer.get("header").is_none() {
-        return Err(io::Error::other(format!("etcd does not count: {answer}")));
-    }
-    // Left out when it is 0.
-    let count = answer["count"].as_str().unwrap_or("0");
-    count.parse().map_err(io::Error::other)
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for part in bytes.chunks(3) {
-        let bits = part.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte));
-        let bits = bits << (8 * (3 - part.len()));
-        for digit in 0..=part.len() {
-            text.push(char::from(DIGITS[(bits >> (18 - 6 * digit)) as usize & 63]));
-        }
-        text.extend(std::iter::repeat_n('=', 3 - part.len()));
-    }
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn base64_pads() {
-        let cases =
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foob", "Zm9vYg==")];
-        for (text, encoded) in cases {
-            assert_eq!(base64(text.as_bytes()), encoded);
-        }
-    }
+    let mut command = Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").args(["--endpoints", address, "get", "--prefix"]);
+    command.args([ETCD_SESSIONS, "--keys-only", "--limit", "1", "--write-out", "fields"]);
+    let told = tokio::task::spawn_blocking(move || command.output()).await??;
+    let text = String::from_utf8_lossy(&told.stdout);
+    let count = text.lines().find_map(|line| line.strip_prefix("\"Count\" :"));
+    let count = count.and_then(|count| count.trim().parse().ok());
+    count.ok_or_else(|| {
+        io::Error::other(format!(
+            "etcdctl counts nothing: {}",
+            String::from_utf8_lossy(&told.stderr)
+        ))
+    })
 }

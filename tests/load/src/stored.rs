@@ -19,6 +19,8 @@ use crate::run::{Bench, BenchError, Flow};
 use crate::{registry, sessions};
 
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Sites refresh the number of their sessions every few seconds.
+const GAUGE_INTERVAL: Duration = Duration::from_secs(1);
 /// For the registry, a restart or an expiry.
 const PATIENCE: Duration = Duration::from_secs(900);
 /// Longer than any measurement.
@@ -48,13 +50,15 @@ pub(crate) struct Wish {
     pub(crate) storm: usize,
     /// Metadata in three etcd members with two meta-services.
     pub(crate) etcd: bool,
+    /// `ROLE.FIELD=VALUE` of the cluster.
+    pub(crate) settings: Vec<String>,
 }
 
 impl Wish {
     /// The cluster for it.
     pub(crate) fn shape(&self) -> Shape {
         let (meta, etcd) = if self.etcd { (2, 3) } else { (1, 0) };
-        Shape { meta, etcd, restart: true, ..Shape::default() }
+        Shape { meta, etcd, restart: true, settings: self.settings.clone(), ..Shape::default() }
     }
 }
 
@@ -211,6 +215,8 @@ impl Stored<'_> {
     /// Sessions that are all over at the same moment.
     async fn expire(&self, pulse: &Pulse) -> Result<(), BenchError> {
         let count = self.wish.expire;
+        // The figures of the sites are some seconds old.
+        sleep(GAUGE_INTERVAL * 6).await;
         let stored = registry::sessions_of_shards(self.cluster).await;
         let registered = registry::count(self.cluster).await?;
         // As long as it takes to make them, by the rate of a slow machine.
@@ -221,19 +227,28 @@ impl Stored<'_> {
         };
         let mut report = Report::new(format!("{count} sessions expire at once"));
         self.make("short", count, expiry_s).await?.add_to(&mut report);
+        tokio::time::sleep_until(deadline.into()).await;
         let made = registry::sessions_of_shards(self.cluster).await.saturating_sub(stored);
         report.add("stored_before_the_deadline", made as f64);
-        tokio::time::sleep_until(deadline.into()).await;
         pulse.begin();
-        let gone = |now: u64, before: u64| now <= before;
-        while !gone(registry::sessions_of_shards(self.cluster).await, stored) {
+        loop {
+            let left = registry::sessions_of_shards(self.cluster).await.saturating_sub(stored);
+            if left == 0 {
+                break;
+            }
+            eprintln!("{left} sessions left after {:.0} s", deadline.elapsed().as_secs_f64());
             self.give_up_after(deadline, "expiry")?;
-            sleep(POLL_INTERVAL).await;
+            sleep(GAUGE_INTERVAL).await;
         }
         report.add("all_gone_s", deadline.elapsed().as_secs_f64());
-        while !gone(registry::count(self.cluster).await.unwrap_or(u64::MAX), registered) {
+        loop {
+            let left = registry::count(self.cluster).await?.saturating_sub(registered);
+            if left == 0 {
+                break;
+            }
+            eprintln!("{left} rows left after {:.0} s", deadline.elapsed().as_secs_f64());
             self.give_up_after(deadline, "expiry in the registry")?;
-            sleep(POLL_INTERVAL).await;
+            sleep(GAUGE_INTERVAL).await;
         }
         report.add("gone_from_registry_s", deadline.elapsed().as_secs_f64());
         pulse.add_to(&mut report);
