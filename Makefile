@@ -1,5 +1,5 @@
 # Thin: each target is a line or two, the work is in the programs that it calls.
-.PHONY: help run build programs test tools protoc etcd bench chaos fmt deny
+.PHONY: help run build programs test tools protoc etcd bench chaos faults fmt deny
 
 VENV := target/clients/venv
 NODE := target/clients/node
@@ -54,8 +54,17 @@ $(NODE)/done:
 bench: build ## Measure throughput, latency, CPU and memory of a cluster of its own
 	./target/release/holdfast-load all $(ARGS)
 
-chaos: build ## Damage a cluster in every way there is and check that nothing is lost (as root: networks and disks, too)
+chaos: build faults ## Damage a cluster in every way there is and check that nothing is lost (as root: networks and disks, too)
 	./target/release/holdfast-chaos $(ARGS)
+
+# Whatever cannot be installed, or is not allowed, leaves lines of the matrix out, and each of them says why.
+faults:
+	@$(MAKE) --no-print-directory etcd || echo "== no etcd: its lines are left out, meta-service is on sled"
+	@export PATH="$$PATH:/usr/sbin:/sbin"; lacks=; for it in ip:iproute2 nft:nftables mkfs.ext4:e2fsprogs fsfreeze:util-linux; do \
+	    command -v $${it%:*} >/dev/null || lacks="$$lacks $${it#*:}"; done; \
+	  [ -n "$$HOLDFAST_FAKETIME$$(ls /usr/lib/*/faketime/libfaketime.so.1 2>/dev/null)" ] || lacks="$$lacks libfaketime"; \
+	  [ -z "$$lacks" ] || { echo "== installing for the faults (Debian packages):$$lacks"; { $(APT) $$lacks >/dev/null; } || echo "== not installed: faults that need$$lacks are left out"; }
+	@[ $$(id -u) = 0 ] || echo "== not root: faults of networks (cut-...) and of disks (full-disk, stalled-disk) are left out, all processes share loopback"
 
 fmt: ## Format the code
 	cargo fmt --all

@@ -43,8 +43,8 @@ pub(crate) struct Cluster {
     present: SetUp,
     members: Vec<Member>,
     processes: BTreeMap<String, Process>,
-    /// Of the last storage node, where disks can be made.
-    pub(crate) disk: Option<Disk>,
+    /// Of the last storage node, or why there is none.
+    pub(crate) disk: Result<Disk, String>,
     /// In front of storage nodes.
     pub(crate) forwarders: BTreeMap<String, Forwarder>,
     /// Of processes whose clock can jump.
@@ -59,9 +59,9 @@ impl Cluster {
         let data = run_folder().join("data");
         fs::create_dir_all(&data).map_err(Trouble::system(data.display()))?;
         let mut members = lay_out(network, shape)?;
-        let disk = Disk::make().ok();
+        let disk = Disk::make().map_err(|trouble| format!("no disk can be made: {trouble}"));
         let last = members.iter_mut().rfind(|member| member.role == Role::Storage);
-        if let (Some(disk), Some(last)) = (&disk, last) {
+        if let (Ok(disk), Some(last)) = (&disk, last) {
             last.data = disk.folder();
             last.has_own_disk = true;
         }
@@ -121,7 +121,7 @@ impl Cluster {
         }
         if member.role == Role::Etcd {
             let missing = || Trouble::Impossible("etcd is not installed".to_owned());
-            let program = tool::find("etcd").ok_or_else(missing)?;
+            let program = etcd().ok_or_else(missing)?;
             let arguments = etcd_arguments(member, &self.members);
             return Ok(Recipe { program, arguments, environment, log });
         }
@@ -195,7 +195,7 @@ impl Cluster {
 
     /// Ends everything at once.
     pub(crate) async fn end(&mut self) {
-        if let Some(disk) = &self.disk {
+        if let Ok(disk) = &self.disk {
             // Fails unless it is frozen; then nothing that writes to it could end.
             let _ = disk.freeze(false);
         }
@@ -255,6 +255,11 @@ impl Cluster {
         }
         Ok(())
     }
+}
+
+/// Where etcd is: as `HOLDFAST_ETCD` says, or on the path.
+pub(crate) fn etcd() -> Option<PathBuf> {
+    std::env::var_os("HOLDFAST_ETCD").map(PathBuf::from).or_else(|| tool::find("etcd"))
 }
 
 /// Whether a process can do its job, or what it says instead.

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -14,9 +15,11 @@ use crate::trouble::Trouble;
 pub(crate) const PREFIX: &str = "hfchaos-";
 const GONE_PATIENCE: Duration = Duration::from_secs(15);
 
-/// The folder of all runs.
+/// The folder of all runs of a user.
 pub(crate) fn base() -> PathBuf {
-    std::env::temp_dir().join("holdfast-chaos")
+    let user = fs::metadata("/proc/self").map_or(0, |own| own.uid());
+    let name = if user == 0 { String::new() } else { format!("-{user}") };
+    std::env::temp_dir().join(format!("holdfast-chaos{name}"))
 }
 
 /// The folder of the present run.

@@ -138,8 +138,7 @@ fn set_delay(cluster: &Cluster, delay: Duration) {
 }
 
 fn disk(cluster: &Cluster) -> Result<&Disk, Trouble> {
-    let missing = || Trouble::Impossible("no disk can be made here".to_owned());
-    cluster.disk.as_ref().ok_or_else(missing)
+    cluster.disk.as_ref().map_err(|why| Trouble::Impossible(why.clone()))
 }
 
 async fn await_clocks(cluster: &Cluster, victims: &[String], seconds: i64) -> Result<(), Trouble> {

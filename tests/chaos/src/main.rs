@@ -62,9 +62,9 @@ struct Cli {
     /// Decides the names of clients and so the shards that they live on
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u32,
-    /// Behind meta-service; with sled there is one meta-service
-    #[arg(long, value_enum, default_value_t = Store::Etcd)]
-    store: Store,
+    /// Behind meta-service; with sled there is one meta-service [default: etcd if it is installed]
+    #[arg(long, value_enum)]
+    store: Option<Store>,
     /// How long all of etcd is down, s
     #[arg(long, value_name = "S", default_value_t = 60)]
     etcd_outage: u64,
@@ -159,7 +159,14 @@ async fn guard() -> Result<u8, Trouble> {
 }
 
 async fn run(cli: &Cli, faults: &[Fault]) -> ExitCode {
-    let (etcd, metas) = if cli.store == Store::Etcd { (3, 2) } else { (0, 1) };
+    let store = cli.store.unwrap_or_else(|| {
+        if cluster::etcd().is_some() {
+            return Store::Etcd;
+        }
+        println!("etcd is not installed: one meta-service on sled, the lines of etcd are left out");
+        Store::Sled
+    });
+    let (etcd, metas) = if store == Store::Etcd { (3, 2) } else { (0, 1) };
     let shape = Shape { etcd, metas, storage: 4, gateways: 3, lease_ms: 3_000 };
     println!(
         "{} gateways, {metas} meta-services, {etcd} etcd, {} storage nodes; seed {}",

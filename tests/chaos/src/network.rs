@@ -2,6 +2,7 @@
 //! of them this machine's loopback.
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::ground::PREFIX;
 use crate::tool;
@@ -10,6 +11,11 @@ use crate::trouble::Trouble;
 const SUBNET: &str = "10.77.77";
 /// This end of the bridge: the clients and the forwarders.
 const OWN_NUMBER: usize = 254;
+
+/// Of loopback: as many from here on.
+const PORTS_FROM: u16 = 20_000;
+const PORTS: u16 = 10_000;
+static PORTS_TRIED: AtomicU16 = AtomicU16::new(0);
 
 /// How processes reach each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,8 +84,16 @@ impl Network {
         if self == Network::Namespaces {
             return Ok(wanted);
         }
-        let listener = TcpListener::bind("127.0.0.1:0").map_err(Trouble::system("find a port"))?;
-        Ok(listener.local_addr().map_err(Trouble::system("find a port"))?.port())
+        // Not those that the system gives to whoever connects: the process that this one is for comes later.
+        let first = (std::process::id() % u32::from(PORTS)) as u16;
+        for _ in 0..PORTS {
+            let at = PORTS_TRIED.fetch_add(1, Ordering::Relaxed);
+            let port = PORTS_FROM + first.wrapping_add(at) % PORTS;
+            if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                return Ok(port);
+            }
+        }
+        Err(Trouble::Impossible("no port is free".to_owned()))
     }
 }
 

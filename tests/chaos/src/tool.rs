@@ -20,7 +20,7 @@ pub(crate) fn run(line: &str) -> Result<String, Trouble> {
 pub(crate) fn run_words(words: &[&str]) -> Result<String, Trouble> {
     let command = words.join(" ");
     let (program, arguments) = words.split_first().unwrap_or((&"true", &[]));
-    let mut prepared = Command::new(program);
+    let mut prepared = Command::new(find(program).unwrap_or_else(|| PathBuf::from(program)));
     prepared.args(arguments).stdin(Stdio::null());
     let ended = within(PATIENCE, &command, move || prepared.output())?;
     let output = ended.map_err(Trouble::system(&command))?;

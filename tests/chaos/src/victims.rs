@@ -20,8 +20,10 @@ impl Cluster {
             Target::Gateway => self.names(Role::Gateway).into_iter().next(),
             Target::StorageLeader => Some(leader),
             Target::StorageFollower => placement.follower_of(&leader),
-            Target::StorageWithDisk if self.disk.is_some() => storage.last().cloned(),
-            Target::StorageWithDisk => None,
+            Target::StorageWithDisk => match &self.disk {
+                Ok(_) => storage.last().cloned(),
+                Err(why) => return Err(Trouble::Impossible(why.clone())),
+            },
             Target::StorageMajority => return Ok(storage[1.min(storage.len())..].to_vec()),
             Target::AllStorage => return Ok(storage),
             Target::MetaElected => Some(self.elected_meta().await?),
