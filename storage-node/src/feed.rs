@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use holdfast_shard::ShardError;
+
 use crate::replica::Replica;
 use crate::site::Site;
 
@@ -36,8 +38,10 @@ const FEED_INTERVAL: Duration = Duration::from_millis(500);
 const RECONNECT: Duration = Duration::from_secs(1);
 /// Changed sessions after which a resync is cheaper than remembering them.
 const CHANGED_MAX: usize = 50_000;
-/// Sessions in one message.
+/// Sessions in one message of a resync, or a few more.
 const PART_SESSIONS: usize = 1_000;
+/// Sessions that are read under one lock of a shard: a millisecond or less.
+const ROWS_AT_ONCE: usize = 128;
 
 impl FeedQueue {
     /// Notes the sessions that an entry changed.
@@ -111,13 +115,18 @@ async fn feed(site: &Arc<Site>, address: &str) -> Status {
         loop {
             ticks.tick().await;
             for replica in site.replicas().iter().filter(|replica| replica.cell.is_leading()) {
-                if let Some(pending) = replica.feed.take() {
-                    for part in parts_of(site, replica, pending) {
-                        if parts.send(part).await.is_err() {
-                            replica.feed.resync();
-                            return Status::unavailable("stream ended");
-                        }
-                    }
+                let Some(pending) = replica.feed.take() else { continue };
+                let sent = if pending.resync {
+                    send_all(site, replica, pending, &parts).await
+                } else {
+                    let part = changes_of(site, replica, pending);
+                    parts.send(part).await.map_err(|_| Unsent)
+                };
+                if sent.is_err() {
+                    replica.feed.resync();
+                }
+                if parts.is_closed() {
+                    return Status::unavailable("stream ended");
                 }
             }
         }
@@ -145,49 +154,92 @@ async fn feed(site: &Arc<Site>, address: &str) -> Status {
     }
 }
 
-fn parts_of(site: &Site, replica: &Replica, pending: Pending) -> Vec<SessionFeed> {
-    let shard = replica.cell.shard.lock();
-    let mut changes = Vec::new();
-    if pending.resync {
-        let read = shard.for_each_session(|client, row| {
+/// A resync that has to begin anew.
+struct Unsent;
+
+/// Sends all sessions of a shard. They are read a few at a time, because appends wait meanwhile; what
+/// changes between two reads is noted as any change and sent after them.
+async fn send_all(
+    site: &Arc<Site>,
+    replica: &Arc<Replica>,
+    pending: Pending,
+    parts: &mpsc::Sender<SessionFeed>,
+) -> Result<(), Unsent> {
+    let (mut after, mut is_first) = (None, true);
+    loop {
+        let reading = replica.clone();
+        let read = tokio::task::spawn_blocking(move || read_part(&reading, after));
+        let (changes, last) = match read.await {
+            Ok(Ok(read)) => read,
+            Ok(Err(error)) => {
+                tracing::error!(shard = replica.key.shard.0, %error, "sessions unreadable");
+                return Err(Unsent);
+            }
+            // The process stops.
+            Err(_) => return Err(Unsent),
+        };
+        if !replica.cell.is_leading() {
+            return Err(Unsent);
+        }
+        let (resync_begin, resync_end) = (is_first, last.is_none());
+        let part = part(site, replica, &pending, changes);
+        let part = SessionFeed { resync_begin, resync_end, ..part };
+        // Waits while meta-service has enough to write.
+        parts.send(part).await.map_err(|_| Unsent)?;
+        if resync_end {
+            return Ok(());
+        }
+        (after, is_first) = (last, false);
+    }
+}
+
+/// Sessions after one of them, and the last one if there may be more.
+fn read_part(
+    replica: &Replica,
+    mut after: Option<ClientKey>,
+) -> Result<(Vec<SessionChange>, Option<ClientKey>), ShardError> {
+    let mut changes = Vec::with_capacity(PART_SESSIONS);
+    loop {
+        let shard = replica.cell.shard.lock();
+        after = shard.walk(after.as_ref(), ROWS_AT_ONCE, |client, row| {
             let row = Some(metadata(row.clone()));
             changes.push(SessionChange { client: Some(client), row });
-            true
-        });
-        if let Err(error) = read {
-            tracing::error!(shard = replica.key.shard.0, %error, "sessions unreadable");
-            return Vec::new();
+        })?;
+        drop(shard);
+        if after.is_none() || changes.len() >= PART_SESSIONS {
+            return Ok((changes, after));
         }
-    } else {
-        for (namespace, client_id) in pending.changed {
-            let client = ClientKey { namespace, client_id };
+    }
+}
+
+fn changes_of(site: &Site, replica: &Replica, mut pending: Pending) -> SessionFeed {
+    let changed: Vec<(u32, String)> = pending.changed.drain().collect();
+    let mut changes = Vec::with_capacity(changed.len());
+    for some in changed.chunks(ROWS_AT_ONCE) {
+        let shard = replica.cell.shard.lock();
+        for (namespace, client_id) in some {
+            let client = ClientKey { namespace: *namespace, client_id: client_id.clone() };
             let row = shard.session(&client).ok().flatten().map(metadata);
             changes.push(SessionChange { client: Some(client), row });
         }
     }
-    drop(shard);
-    let part = |changes: &[SessionChange]| SessionFeed {
+    part(site, replica, &pending, changes)
+}
+
+fn part(
+    site: &Site,
+    replica: &Replica,
+    pending: &Pending,
+    changes: Vec<SessionChange>,
+) -> SessionFeed {
+    SessionFeed {
         cluster_id: site.cluster_id.clone(),
         shard: u32::from(replica.key.shard.0),
         from_index: pending.from_index,
         to_index: pending.to_index,
-        changes: changes.to_vec(),
+        changes,
         ..SessionFeed::default()
-    };
-    if !pending.resync {
-        return vec![part(&changes)];
     }
-    let mut parts: Vec<SessionFeed> = changes.chunks(PART_SESSIONS).map(part).collect();
-    if parts.is_empty() {
-        parts.push(part(&[]));
-    }
-    if let Some(first) = parts.first_mut() {
-        first.resync_begin = true;
-    }
-    if let Some(last) = parts.last_mut() {
-        last.resync_end = true;
-    }
-    parts
 }
 
 fn metadata(mut row: SessionRow) -> SessionRow {
