@@ -93,7 +93,9 @@ impl Disk for RealDisk {
             return Err(io::Error::last_os_error());
         }
         let unit = stat.f_frsize;
-        Ok(Space { total_bytes: stat.f_blocks * unit, free_bytes: stat.f_bavail * unit })
+        // Blocks that are reserved for root are not ours: neither free nor part of the whole.
+        let total = stat.f_blocks.saturating_sub(stat.f_bfree) + stat.f_bavail;
+        Ok(Space { total_bytes: total * unit, free_bytes: stat.f_bavail * unit })
     }
 
     fn lock(&self, path: &str) -> io::Result<Box<dyn DiskLock>> {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_proto::ids::ShardId;
 use holdfast_proto::storage::{self as pb, raft_message::Body};
+use openraft::error::Fatal;
 use openraft::{RaftMetrics, ServerState};
 use rand::Rng;
 use tokio::task::JoinSet;
@@ -46,8 +47,16 @@ pub(crate) async fn watch(site: Arc<Site>, replica: Arc<Replica>) {
                 changed.map(|metrics| Seen::of(&metrics))
             }
         };
-        // A group that has ended says so to its proposer.
-        let Ok(news) = news else { return };
+        let Ok(news) = news else {
+            let state = replica.raft.metrics().borrow().running_state.clone();
+            // A group that was not told to end has met a storage error, and would be missing silently.
+            if let Err(error) = state
+                && !matches!(error, Fatal::Stopped)
+            {
+                site.fatal.stop("raft", &error);
+            }
+            return;
+        };
         site.leadership_seen(&replica, news.state == ServerState::Leader);
         site.news.notify_one();
         seen = Some(news);

@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use holdfast_log::{Done, LogEntry, ReplicaKey, SiteLog};
@@ -16,6 +17,11 @@ use tokio::sync::oneshot;
 
 use super::codec::{self, CodecError};
 use super::{LogId, RaftEntry, ShardRaft, StorageError, Vote};
+
+/// Pause before an append that found no room is tried again.
+const ROOM_PAUSE: Duration = Duration::from_millis(200);
+/// How long that goes on. Then the replica ends, and the process with it: a start frees what it can.
+const ROOM_WITHIN: Duration = Duration::from_secs(60);
 
 /// The site log as openraft sees it: one replica's part.
 #[derive(Clone)]
@@ -40,6 +46,33 @@ impl LogStore {
             .into_iter()
             .map(|entry| codec::entry_from_bytes(entry.bytes).map_err(read_failed))
             .collect()
+    }
+
+    /// Appends; waits for room if the disk is full. A refusal would end the replica for good, and room
+    /// comes back: generations are dropped, other shards purge, somebody removes a file.
+    async fn append_when_there_is_room(&self, entries: Vec<LogEntry>) -> io::Result<()> {
+        let mut waited = Duration::ZERO;
+        loop {
+            let (done, flushed) = Flushed::new();
+            self.log.append(self.key, entries.clone(), done);
+            match flushed.answer().await {
+                Err(error)
+                    if error.kind() == io::ErrorKind::StorageFull && waited < ROOM_WITHIN =>
+                {
+                    if waited.is_zero() {
+                        let shard = self.key.shard.0;
+                        tracing::warn!(
+                            shard,
+                            "no room for entries that are to be followed: waiting"
+                        );
+                    }
+                    self.log.look_for_room();
+                    tokio::time::sleep(ROOM_PAUSE).await;
+                    waited += ROOM_PAUSE;
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Log id of the entry at `index`, if the log holds it.
@@ -76,12 +109,12 @@ impl Flushed {
         (Box::new(done), Flushed(rx))
     }
 
+    async fn answer(self) -> io::Result<()> {
+        self.0.await.unwrap_or_else(|_| Err(io::Error::other("the site log has stopped")))
+    }
+
     async fn wait(self) -> Result<(), StorageError> {
-        match self.0.await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(write_failed(error)),
-            Err(_) => Err(write_failed(io::Error::other("the site log has stopped"))),
-        }
+        self.answer().await.map_err(write_failed)
     }
 }
 
@@ -188,8 +221,8 @@ impl RaftLogStorage<ShardRaft> for LogStore {
             .into_iter()
             .map(|entry| LogEntry { index: entry.log_id.index, bytes: codec::entry_bytes(&entry) })
             .collect();
-        let done = move |result| callback.log_io_completed(result);
-        self.log.append(self.key, entries, Box::new(done));
+        // openraft waits for the callback before it does anything else, so waiting here is the same.
+        callback.log_io_completed(self.append_when_there_is_room(entries).await);
         Ok(())
     }
 

@@ -143,3 +143,25 @@ async fn nothing_is_acknowledged_before_it_is_synced() {
     let mut one = store.clone();
     waits_for_the_sync(&disk, async move { one.purge(log_id(1, 3)).await }).await;
 }
+
+#[tokio::test]
+async fn an_append_waits_until_a_full_disk_has_room() {
+    let disk = SimDisk::new();
+    disk.set_budget(Some(80 << 10));
+    let (log, mut store) = open(&disk);
+    let mut next = 1;
+    while log.stats().room_bytes > 8 << 10 {
+        store.blocking_append([entry(1, next)]).await.unwrap();
+        next += 1;
+    }
+    let many: Vec<_> = (next..next + 60).map(|index| entry(1, index)).collect();
+    let (mut other, entries) = (store.clone(), many.clone());
+    let append = tokio::spawn(async move { other.blocking_append(entries).await });
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!append.is_finished(), "there is no room");
+    disk.set_budget(None);
+    append.await.unwrap().unwrap();
+    assert_eq!(store.try_get_log_entries(next..).await.unwrap(), many);
+}
