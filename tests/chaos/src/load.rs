@@ -253,6 +253,10 @@ impl Load {
                     .errors
                     .push(format!("{} lost {}:{}", plan.name, entry.publisher, entry.number));
             }
+            for entry in verdict.disordered.iter().take(3) {
+                let (name, number) = (&plan.name, entry.number);
+                outcome.errors.push(format!("{name} got {}:{number} late", entry.publisher));
+            }
             for repeat in repeats.iter().filter(is_exact).take(3) {
                 let (name, entry) = (&plan.name, repeat.entry);
                 let after = repeat.again - repeat.first;
