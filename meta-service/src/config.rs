@@ -81,6 +81,10 @@ pub struct EtcdConfig {
     /// How long a request is tried again, ms, 0 to 600,000 (default 10,000).
     #[serde(default = "retry_ms")]
     pub retry_ms: u64,
+    /// Newest revisions that etcd keeps, 50 to 10,000,000 (default 10,000); older ones are compacted, of all of
+    /// etcd. 0: whoever else uses this etcd sees to it.
+    #[serde(default = "keep_revisions")]
+    pub keep_revisions: u64,
     /// User, if etcd asks for one.
     #[serde(default)]
     pub user: Option<String>,
@@ -186,6 +190,10 @@ fn request_timeout_ms() -> u64 {
     1_000
 }
 
+fn keep_revisions() -> u64 {
+    10_000
+}
+
 fn retry_ms() -> u64 {
     10_000
 }
@@ -211,6 +219,9 @@ impl EtcdConfig {
         }
         check_range("etcd.request_timeout_ms", self.request_timeout_ms, 50..=60_000)?;
         check_range("etcd.retry_ms", self.retry_ms, 0..=600_000)?;
+        if self.keep_revisions > 0 {
+            check_range("etcd.keep_revisions", self.keep_revisions, 50..=10_000_000)?;
+        }
         let both = |one: (&str, bool), other: (&str, bool)| match (one.1, other.1) {
             (true, false) => Err(Invalid::new(other.0, "", format!("to be set with {}", one.0))),
             (false, true) => Err(Invalid::new(one.0, "", format!("to be set with {}", other.0))),

@@ -7,6 +7,7 @@
 //! * All keys begin with the configured prefix; nobody outside of this file sees it.
 
 mod batcher;
+mod compaction;
 mod identity;
 mod members;
 mod merged;
@@ -88,6 +89,9 @@ impl EtcdStore {
         let shared = Arc::new(Shared { members, keys, watches: Watches::default() });
         let (queue, requests) = mpsc::channel(batcher::QUEUE_MAX);
         tokio::spawn(batcher::run(shared.clone(), requests));
+        if config.keep_revisions > 0 {
+            tokio::spawn(compaction::run(Arc::downgrade(&shared), config.keep_revisions));
+        }
         Ok(EtcdStore { queue, shared })
     }
 }

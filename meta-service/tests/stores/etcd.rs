@@ -22,6 +22,7 @@ fn config(cluster: &Cluster) -> EtcdConfig {
         prefix: "/test/".to_owned(),
         request_timeout_ms: 1_000,
         retry_ms: 20_000,
+        keep_revisions: 0,
         user: None,
         password_file: None,
         ca_file: None,
@@ -46,6 +47,22 @@ async fn etcd_conforms() {
         })
     };
     conformance::suite(Arc::new(open(&cluster).await), "first", &compact).await;
+}
+
+#[tokio::test]
+async fn old_revisions_are_forgotten_and_rows_stay() {
+    let cluster = Cluster::start(3).await;
+    let config = EtcdConfig { keep_revisions: 50, ..config(&cluster) };
+    let store = EtcdStore::open(&config, |_| {}).await.unwrap();
+    for number in 0..150 {
+        store.commit(put(format!("row{}", number % 10), &number.to_string())).await.unwrap();
+    }
+    // A watch from the first revision on is refused once that is compacted.
+    while !matches!(store.watch(Bytes::from_static(b"row"), 1).await, Err(StoreError::Compacted(_)))
+    {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(all(&store, b"row").await.unwrap().len(), 10);
 }
 
 fn put(key: String, value: &str) -> Txn {

@@ -126,10 +126,12 @@ impl Links {
     }
 
     /// Forgets a stream and the filters that it still has.
-    pub(crate) fn forget(&self, link: &GatewayLink, filters: &[Filter]) {
+    pub(crate) fn forget(&self, link: &GatewayLink, filters: &HashMap<Filter, u32>) {
         let mut interest = self.interest.write();
-        for filter in filters {
-            interest.remove(Namespace(filter.namespace), &filter.filter, &link.slot);
+        for (filter, times) in filters {
+            for _ in 0..*times {
+                interest.remove(Namespace(filter.namespace), &filter.filter, &link.slot);
+            }
         }
         drop(interest);
         self.links.write().remove(&link.slot);

@@ -1,5 +1,6 @@
 //! The gRPC service that gateways use.
 
+use std::collections::{HashMap, hash_map::Entry};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -116,7 +117,7 @@ struct LinkSession {
     site: Arc<Site>,
     link: Arc<GatewayLink>,
     /// The filters that the gateway has added here and not removed.
-    filters: Arc<Mutex<Vec<Filter>>>,
+    filters: Arc<Mutex<HashMap<Filter, u32>>>,
 }
 
 impl LinkSession {
@@ -228,11 +229,16 @@ impl LinkSession {
         self.site.links.change_interest(self.link.slot, &change.add, &change.remove);
         let mut filters = self.filters.lock();
         for gone in &change.remove {
-            if let Some(at) = filters.iter().position(|known| known == gone) {
-                filters.swap_remove(at);
+            if let Entry::Occupied(mut known) = filters.entry(gone.clone()) {
+                match *known.get() {
+                    1 => drop(known.remove()),
+                    times => *known.get_mut() = times - 1,
+                }
             }
         }
-        filters.extend(change.add);
+        for filter in change.add {
+            *filters.entry(filter).or_insert(0) += 1;
+        }
         drop(filters);
         let active_from = self.site.led_heads();
         let request_id = change.request_id;

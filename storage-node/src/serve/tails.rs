@@ -4,6 +4,7 @@
 //! per gateway. A tail that has no credit left, or that starts below the messages in memory, catches
 //! up by itself and joins the others at the head.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -29,7 +30,7 @@ pub(crate) struct Tails {
 struct Subscriber {
     link: Arc<GatewayLink>,
     /// Filters of the gateway, for records that are read from runs.
-    filters: Arc<Mutex<Vec<Filter>>>,
+    filters: Arc<Mutex<HashMap<Filter, u32>>>,
     next: Position,
     time_ms: u64,
     credit: i64,
@@ -50,7 +51,7 @@ impl Tails {
     pub(crate) fn start(
         &self,
         link: &Arc<GatewayLink>,
-        filters: Arc<Mutex<Vec<Filter>>>,
+        filters: Arc<Mutex<HashMap<Filter, u32>>>,
         position: Position,
         credit_bytes: u64,
     ) {
@@ -196,7 +197,7 @@ async fn push_old(replica: &Arc<Replica>) -> bool {
         let Some(one) = subscribers.iter().find(|one| one.credit > 0 && one.next < first) else {
             return false;
         };
-        let filters: Vec<Filter> = one.filters.lock().clone();
+        let filters: Vec<Filter> = one.filters.lock().keys().cloned().collect();
         (one.link.slot, one.next, filters)
     };
     let cell = replica.cell.clone();
