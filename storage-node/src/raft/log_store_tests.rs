@@ -154,7 +154,8 @@ async fn an_append_waits_until_a_full_disk_has_room() {
         store.blocking_append([entry(1, next)]).await.unwrap();
         next += 1;
     }
-    let many: Vec<_> = (next..next + 60).map(|index| entry(1, index)).collect();
+    // More than the rest of the budget, however the log divides it.
+    let many: Vec<_> = (next..next + 200).map(|index| entry(1, index)).collect();
     let (mut other, entries) = (store.clone(), many.clone());
     let append = tokio::spawn(async move { other.blocking_append(entries).await });
     for _ in 0..1_000 {
