@@ -4,6 +4,7 @@ use holdfast_proto::{PROTOCOL_VERSION, meta::GatewayReport, shard::GatewayRef};
 use tokio::task::JoinHandle;
 
 use super::*;
+use crate::config::Config;
 use crate::election::tests::Shareable;
 
 const CONFIG: &str = r#"
