@@ -109,6 +109,7 @@ fn measure(site: &Site) {
         runs_missing: 0,
         missing_bytes: 0,
         disk_full: false,
+        feature_level: if replicas.is_empty() { 0 } else { u32::MAX },
         clock_skew_ms: site.clocks.skew_ms(),
     };
     for replica in &replicas {
@@ -123,6 +124,7 @@ fn measure(site: &Site) {
             (index(metrics.last_log), index(metrics.last_applied))
         };
         let shard = replica.cell.shard.lock();
+        gauges.feature_level = gauges.feature_level.min(shard.feature_level());
         if replica.cell.is_leading() {
             gauges.leaders += 1;
             gauges.sessions += shard.session_count();

@@ -32,6 +32,7 @@ const MISSING: &str = "holdfast_storage_runs_missing";
 const MISSING_BYTES: &str = "holdfast_storage_run_missing_bytes";
 const FETCHED_BYTES: &str = "holdfast_storage_run_fetched_bytes_total";
 const DISK_FULL: &str = "holdfast_storage_disk_full";
+const FEATURE_LEVEL: &str = "holdfast_storage_feature_level";
 const CLOCK_SKEW: &str = "holdfast_storage_clock_skew_seconds";
 
 /// Gives every metric its unit and meaning; called once at start.
@@ -66,6 +67,7 @@ pub(crate) fn describe() {
     describe_gauge!(MISSING, "runs that are to be fetched from other holders");
     describe_gauge!(MISSING_BYTES, "bytes of runs that are to be fetched from other holders");
     describe_counter!(FETCHED_BYTES, "bytes of runs fetched from other holders");
+    describe_gauge!(FEATURE_LEVEL, "lowest committed feature level of the shards held here");
     describe_gauge!(CLOCK_SKEW, "how far the median of the sites' clocks is ahead of this one, s");
     describe_gauge!(DISK_FULL, "1 while the disk is at its high mark and appends are refused");
 }
@@ -132,6 +134,7 @@ pub(crate) struct SiteGauges {
     pub(crate) runs_missing: usize,
     pub(crate) missing_bytes: u64,
     pub(crate) disk_full: bool,
+    pub(crate) feature_level: u32,
     pub(crate) clock_skew_ms: i64,
 }
 
@@ -147,6 +150,7 @@ pub(crate) fn site(gauges: &SiteGauges) {
     gauge!(DISK, "kind" => "runs").set(gauges.run_bytes as f64);
     gauge!(MISSING).set(gauges.runs_missing as f64);
     gauge!(MISSING_BYTES).set(gauges.missing_bytes as f64);
+    gauge!(FEATURE_LEVEL).set(f64::from(gauges.feature_level));
     gauge!(CLOCK_SKEW).set(gauges.clock_skew_ms as f64 / 1_000.0);
     gauge!(DISK_FULL).set(f64::from(u8::from(gauges.disk_full)));
 }

@@ -224,6 +224,8 @@ fn with_will(version: Version, id: &str, is_durable: bool) -> Connect {
 async fn a_will_is_published_once_unless_its_client_goes_on_elsewhere() {
     let settings = ["gateway.mqtt.drain_spread_ms=0", "gateway.mqtt.drain_will_grace_s=3"];
     let cluster = cluster(2, 1, &settings).await;
+    // Replicas know of the grace from this level on.
+    cluster.await_metric("storage-1", "holdfast_storage_feature_level", |level| level >= 2.0).await;
     let mut watcher =
         Client::connect(&cluster.mqtt(2), &Connect::durable(Version::V5, "watcher")).await;
     watcher.subscribe(&[("wills/#", 1)]).await;

@@ -606,8 +606,9 @@ impl World {
     }
 
     fn spread(&self) -> usize {
-        let active = self.sites.iter().enumerate();
-        let active = active.filter(|(_, site)| self.state(site.id) == SiteState::Active);
+        // One that is down keeps what it has and gets nothing.
+        let up = self.sites.iter().enumerate().filter(|(_, site)| site.up && !site.wiped);
+        let active = up.filter(|(_, site)| self.state(site.id) == SiteState::Active);
         let loads: Vec<usize> = active.map(|(at, _)| self.loads()[at]).collect();
         loads.iter().max().unwrap_or(&0) - loads.iter().min().unwrap_or(&0)
     }
