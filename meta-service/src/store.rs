@@ -83,6 +83,24 @@ pub struct Txn {
     pub ops: Vec<Op>,
 }
 
+impl Txn {
+    /// Whether it keeps the limits of all stores.
+    ///
+    /// # Errors
+    /// Which one it breaks. Reject.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        if self.ops.len() > OPS_MAX || self.compares.len() > OPS_MAX {
+            return Err(StoreError::Invalid(format!("more than {OPS_MAX} operations")));
+        }
+        let large = |op: &Op| matches!(op, Op::Put { value, .. } if value.len() > VALUE_BYTES_MAX);
+        if self.ops.iter().any(large) {
+            let most = format!("a value of more than {VALUE_BYTES_MAX} bytes");
+            return Err(StoreError::Invalid(most));
+        }
+        Ok(())
+    }
+}
+
 /// What became of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Committed {

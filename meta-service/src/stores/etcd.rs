@@ -32,8 +32,7 @@ use self::{
 use crate::{
     config::EtcdConfig,
     store::{
-        Answer, Committed, Entry, LeaseId, OPS_MAX, Op, Page, Range, Revision, Store, StoreError,
-        Txn, VALUE_BYTES_MAX, Watch,
+        Answer, Committed, Entry, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch,
     },
 };
 
@@ -103,7 +102,7 @@ impl Store for EtcdStore {
 
     fn commit(&self, txn: Txn) -> Answer<'_, Committed> {
         let (answer, answered) = oneshot::channel();
-        let queued = check(&txn).and_then(|()| {
+        let queued = txn.check().and_then(|()| {
             let waiting = Waiting { txn: merged::without_repeats(txn), answer };
             let full = |_| StoreError::Unavailable("its queue is full".to_owned());
             self.queue.try_send(waiting).map_err(full)
@@ -164,17 +163,6 @@ impl Store for EtcdStore {
             }
         })
     }
-}
-
-fn check(txn: &Txn) -> Result<(), StoreError> {
-    if txn.ops.len() > OPS_MAX || txn.compares.len() > OPS_MAX {
-        return Err(StoreError::Invalid(format!("more than {OPS_MAX} operations")));
-    }
-    let large = |op: &Op| matches!(op, Op::Put { value, .. } if value.len() > VALUE_BYTES_MAX);
-    if txn.ops.iter().any(large) {
-        return Err(StoreError::Invalid(format!("a value of more than {VALUE_BYTES_MAX} bytes")));
-    }
-    Ok(())
 }
 
 impl EtcdStore {

@@ -35,8 +35,7 @@ use self::{
 use crate::{
     metrics,
     store::{
-        Answer, Committed, Entry, LeaseId, OPS_MAX, Op, Page, Range, Revision, Store, StoreError,
-        Txn, VALUE_BYTES_MAX, Watch,
+        Answer, Committed, Entry, LeaseId, Page, Range, Revision, Store, StoreError, Txn, Watch,
     },
 };
 
@@ -167,7 +166,7 @@ impl Store for SledStore {
     }
 
     fn commit(&self, txn: Txn) -> Answer<'_, Committed> {
-        if let Err(invalid) = check(&txn) {
+        if let Err(invalid) = txn.check() {
             return Box::pin(std::future::ready(Err(invalid)));
         }
         self.ask(|reply| Request::Commit(txn, reply))
@@ -199,17 +198,6 @@ impl Store for SledStore {
     fn revoke(&self, lease: LeaseId) -> Answer<'_, ()> {
         self.ask(|reply| Request::Revoke(lease, Some(reply)))
     }
-}
-
-fn check(txn: &Txn) -> Result<(), StoreError> {
-    if txn.ops.len() > OPS_MAX || txn.compares.len() > OPS_MAX {
-        return Err(StoreError::Invalid(format!("more than {OPS_MAX} operations")));
-    }
-    let large = |op: &Op| matches!(op, Op::Put { value, .. } if value.len() > VALUE_BYTES_MAX);
-    if txn.ops.iter().any(large) {
-        return Err(StoreError::Invalid(format!("a value of more than {VALUE_BYTES_MAX} bytes")));
-    }
-    Ok(())
 }
 
 impl Shared {
