@@ -204,6 +204,7 @@ mod tests {
             replicas: vec![replica],
             retired: vec![2],
             holders: vec![ReplicaInfo { replica_id: 3, site_id: 9 }],
+            pin: None,
         };
         let topology = Topology {
             version: 12,

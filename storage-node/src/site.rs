@@ -426,8 +426,8 @@ fn describe(replica: &Replica) -> ReplicaDescription {
         cut_position: shard.cut_position().0,
         generations: shard.generations().to_vec(),
         runs: shard.runs().to_vec(),
-        quarantined: String::new(),
         serving: replica.serving().is_ok(),
+        ..ReplicaDescription::default()
     }
 }
 

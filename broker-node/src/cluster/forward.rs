@@ -9,7 +9,10 @@ use futures_util::Stream;
 use holdfast_node_kit::grpc;
 use holdfast_proto::gateway::gateway_client::GatewayClient;
 use holdfast_proto::gateway::gateway_server::{Gateway, GatewayServer};
-use holdfast_proto::gateway::{ForwardBlock, ForwardInterest, TakeOverReply, TakeOverRequest};
+use holdfast_proto::gateway::{
+    ForwardBlock, ForwardInterest, KickReply, KickRequest, ListClientsReply, ListClientsRequest,
+    TakeOverReply, TakeOverRequest,
+};
 use holdfast_proto::record::Record;
 use holdfast_proto::storage::Filter;
 use holdfast_proto::version::Versions;
@@ -71,6 +74,17 @@ impl Gateway for Service {
         let request = request.into_inner();
         self.shared.check_cluster(&request.cluster_id)?;
         Ok(Response::new(self.shared.give_up(request).await))
+    }
+
+    async fn list_clients(
+        &self,
+        _: Request<ListClientsRequest>,
+    ) -> Result<Response<ListClientsReply>, Status> {
+        Err(Status::unimplemented("not in this version"))
+    }
+
+    async fn kick(&self, _: Request<KickRequest>) -> Result<Response<KickReply>, Status> {
+        Err(Status::unimplemented("not in this version"))
     }
 }
 

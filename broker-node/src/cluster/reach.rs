@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn a_short_cut_is_not_told() {
         let cut = |now_ms| if now_ms % 40 == 0 { Cut::No } else { Cut::Seen };
-        assert_eq!(told(&mut Reach::default(), 0..1_000, cut), []);
+        assert_eq!(told(&mut Reach::default(), 0..1_000, cut), Vec::<u64>::new());
     }
 
     #[test]

@@ -82,7 +82,7 @@ fn count_all(
                     return Ok(None);
                 };
                 let first = found.first.map_or(request.below, |first| first.0);
-                let count = MatchCount { count: found.count, first };
+                let count = MatchCount { count: found.count, first, first_time_ms: 0 };
                 known.insert(key, count);
                 count
             }

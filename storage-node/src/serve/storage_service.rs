@@ -10,9 +10,10 @@ use holdfast_proto::ids::{Position, ShardId};
 use holdfast_proto::shard::{AppendOutcome, Outcome, Status as Decided, outcome};
 use holdfast_proto::storage::{
     Chunk, CountMatchesReply, CountMatchesRequest, DescribeRequest, FetchRunRequest, Filter,
-    GatewayFrame, GatewayHello, SiteDescription, SiteHello, TailBlock, TailFilters,
-    TailFiltersActive, TailStopped, gateway_frame::Frame, site_frame::Frame as Out,
-    storage_server::Storage,
+    GatewayFrame, GatewayHello, GetSessionsReply, GetSessionsRequest, ProposeCommandRequest,
+    ProposeDone, ReadMatchesRequest, ReadPage, RollShardReply, RollShardRequest, SiteDescription,
+    SiteHello, TailBlock, TailFilters, TailFiltersActive, TailStopped, VerifyShardReply,
+    VerifyShardRequest, gateway_frame::Frame, site_frame::Frame as Out, storage_server::Storage,
 };
 use holdfast_proto::version::Versions;
 use holdfast_shard::Request as Ask;
@@ -109,6 +110,43 @@ impl Storage for StorageService {
         check_cluster("counting site", &self.0, &request.cluster_id).map_err(|status| *status)?;
         let counted = match_count::count(&self.0, request).await;
         counted.map(Response::new).map_err(Status::invalid_argument)
+    }
+
+    async fn get_sessions(
+        &self,
+        _: Request<GetSessionsRequest>,
+    ) -> Result<Response<GetSessionsReply>, Status> {
+        Err(Status::unimplemented("not in this version"))
+    }
+
+    async fn read_matches(
+        &self,
+        _: Request<ReadMatchesRequest>,
+    ) -> Result<Response<ReadPage>, Status> {
+        Err(Status::unimplemented("not in this version"))
+    }
+
+    async fn propose_command(
+        &self,
+        _: Request<ProposeCommandRequest>,
+    ) -> Result<Response<ProposeDone>, Status> {
+        Err(Status::unimplemented("not in this version"))
+    }
+
+    async fn roll_shard(
+        &self,
+        _: Request<RollShardRequest>,
+    ) -> Result<Response<RollShardReply>, Status> {
+        Err(Status::unimplemented("not in this version"))
+    }
+
+    type VerifyShardStream = Frames<VerifyShardReply>;
+
+    async fn verify_shard(
+        &self,
+        _: Request<VerifyShardRequest>,
+    ) -> Result<Response<Frames<VerifyShardReply>>, Status> {
+        Err(Status::unimplemented("not in this version"))
     }
 }
 

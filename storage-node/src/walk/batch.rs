@@ -269,7 +269,7 @@ mod tests {
     }
 
     fn count(count: u64, first: u64) -> Option<MatchCount> {
-        Some(MatchCount { count, first })
+        Some(MatchCount { count, first, first_time_ms: 0 })
     }
 
     #[test]

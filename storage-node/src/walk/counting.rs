@@ -124,6 +124,7 @@ impl Counting {
             shard: u32::from(call.shard),
             below: call.below,
             queries: std::mem::take(&mut call.queries),
+            with_time: false,
         };
         for site in self.leaders_of(call.shard) {
             match tokio::time::timeout(TIMEOUT, self.ask(site, request.clone())).await {

@@ -1,0 +1,1 @@
+//! The chart, images and rules, checked with the tools that operators use.

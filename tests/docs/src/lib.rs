@@ -1,0 +1,1 @@
+//! Configuration reference and table of metrics, made from the programs.
