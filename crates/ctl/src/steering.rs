@@ -19,10 +19,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
-use crate::DataArgs;
-use crate::data_dir::DataDir;
-use crate::plan::{Member, Plan, PlanError};
-use crate::role::Role;
+use crate::local::data_dir::DataArgs;
+use crate::local::data_dir::DataDir;
+use crate::local::plan::{Member, Plan, PlanError};
+use crate::local::role::Role;
 
 /// One that takes longer to answer is left for the next one.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);

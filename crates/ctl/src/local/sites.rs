@@ -10,7 +10,7 @@ use holdfast_proto::meta::StorageDescription;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::data_dir::DataDir;
+use crate::local::data_dir::DataDir;
 use crate::steering::{site_id, state_name};
 
 /// State of a site from which nothing is missed.

@@ -3,16 +3,58 @@
 use std::io;
 use std::path::PathBuf;
 
+use clap::Args;
 use holdfast_node_kit::shutdown::Shutdown;
 use thiserror::Error;
 
-use crate::data_dir::DataDir;
-use crate::plan::{Plan, PlanError, Wish};
-use crate::programs::{ProgramError, Programs};
-use crate::role::Role;
-use crate::sites::{Sites, SitesError};
-use crate::supervisor::{Supervisor, SupervisorError};
-use crate::{UpArgs, console, process};
+use crate::console;
+use crate::local::config_file::Setting;
+use crate::local::data_dir::DataArgs;
+use crate::local::data_dir::DataDir;
+use crate::local::plan::{Plan, PlanError, Wish};
+use crate::local::process;
+use crate::local::programs::{ProgramError, Programs};
+use crate::local::role::Role;
+use crate::local::sites::{Sites, SitesError};
+use crate::local::supervisor::{Supervisor, SupervisorError};
+
+/// What to start. Numbers that are not given stay as they were at the last start.
+#[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Remove the data of an earlier cluster first
+    #[arg(long)]
+    pub(crate) fresh: bool,
+    /// Number of gateways (2)
+    #[arg(long, value_name = "N")]
+    pub(crate) gateways: Option<u16>,
+    /// Number of storage nodes (3); fewer than before only if the others are drained
+    #[arg(long, value_name = "N")]
+    pub(crate) storage: Option<u16>,
+    /// Number of meta-service processes (1); more than one need --etcd
+    #[arg(long, value_name = "N")]
+    pub(crate) meta: Option<u16>,
+    /// Keep metadata in an etcd of as many members, 1, 3 or 5 (0: in the meta-service itself)
+    #[arg(long, value_name = "N")]
+    pub(crate) etcd: Option<u16>,
+    /// Replicas of each shard, 1, 3 or 5 (3, or 1 on fewer than 3 storage nodes)
+    #[arg(long, value_name = "N")]
+    pub(crate) replication_factor: Option<u16>,
+    /// Zones over which storage nodes are spread in turn (0: none)
+    #[arg(long, value_name = "N")]
+    pub(crate) zones: Option<u16>,
+    /// MQTT port of the first gateway, the others follow (1883); 0 picks free ones
+    #[arg(long, value_name = "P")]
+    pub(crate) mqtt_port: Option<u16>,
+    /// Leave a process that died as it is
+    #[arg(long)]
+    pub(crate) no_restart: bool,
+    /// Set a config field in all processes of a role, or in one process, e.g.
+    /// gateway.mqtt.keep_alive_max_s=60 or storage-1.protocol_version_max=1
+    #[arg(long, value_name = "ROLE|NAME.FIELD=VALUE")]
+    pub(crate) set: Vec<Setting>,
+}
 
 /// The cluster cannot be started.
 #[derive(Debug, Error)]

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use thiserror::Error;
 
 use crate::console;
-use crate::role::Role;
+use crate::local::role::Role;
 
 /// Names another etcd than the one in `PATH`.
 const ETCD_VARIABLE: &str = "HOLDFAST_ETCD";

@@ -6,8 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::plan::Member;
-use crate::role::Role;
+use crate::local::plan::Member;
+use crate::local::role::Role;
 
 /// A process that takes longer to answer is not well.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);

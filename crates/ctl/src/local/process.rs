@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::data_dir::DataDir;
-use crate::plan::Member;
-use crate::programs::{Programs, is_program_of};
-use crate::role::Role;
+use crate::local::data_dir::DataDir;
+use crate::local::plan::Member;
+use crate::local::programs::{Programs, is_program_of};
+use crate::local::role::Role;
 
 /// How long a process may take to end after SIGTERM before it is killed.
 pub(crate) const STOP_TIMEOUT: Duration = Duration::from_secs(20);
@@ -125,8 +125,8 @@ pub(crate) async fn stop_all(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Plan, Wish};
-    use crate::sites::Sites;
+    use crate::local::plan::{Plan, Wish};
+    use crate::local::sites::Sites;
 
     #[test]
     fn a_process_is_known_by_program_and_config() {

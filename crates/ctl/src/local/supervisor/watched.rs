@@ -10,10 +10,10 @@ use tokio::time::Instant;
 
 use super::SupervisorError;
 use crate::console;
-use crate::data_dir::DataDir;
-use crate::plan::Member;
-use crate::process::{self, STOP_TIMEOUT, Signal};
-use crate::programs::Programs;
+use crate::local::data_dir::DataDir;
+use crate::local::plan::Member;
+use crate::local::process::{self, STOP_TIMEOUT, Signal};
+use crate::local::programs::Programs;
 
 /// First and last pause before a dead process is started again; it doubles from one to the other.
 const BACKOFF_MIN: Duration = Duration::from_millis(200);

@@ -6,9 +6,9 @@ use std::io;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::data_dir::DataDir;
-use crate::plan::{Member, Plan};
-use crate::role::Role;
+use crate::local::data_dir::DataDir;
+use crate::local::plan::{Member, Plan};
+use crate::local::role::Role;
 
 /// A config field that the user sets: `ROLE.FIELD=VALUE` or `NAME.FIELD=VALUE`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -201,8 +201,8 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::Wish;
-    use crate::sites::Sites;
+    use crate::local::plan::Wish;
+    use crate::local::sites::Sites;
 
     fn texts(wish: Wish, settings: &[&str]) -> Vec<(String, String)> {
         let folder = tempfile::tempdir().expect("a folder");

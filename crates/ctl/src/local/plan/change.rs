@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 
 use super::{Plan, PlanError, REPLICATION_FACTOR, Wish, name_of};
-use crate::data_dir::DataDir;
-use crate::role::Role;
-use crate::sites::Sites;
+use crate::local::data_dir::DataDir;
+use crate::local::role::Role;
+use crate::local::sites::Sites;
 
 /// More processes of one role than this on one machine are a typing error.
 const PROCESSES_MAX: u16 = 64;

@@ -7,12 +7,12 @@ use futures_util::future::join_all;
 use serde::Serialize;
 
 use crate::console;
-use crate::data_dir::DataDir;
-use crate::plan::{Member, Plan, PlanError};
-use crate::probe::{self, Readiness};
-use crate::process;
-use crate::role::Role;
-use crate::sites::Sites;
+use crate::local::data_dir::DataDir;
+use crate::local::plan::{Member, Plan, PlanError};
+use crate::local::probe::{self, Readiness};
+use crate::local::process;
+use crate::local::role::Role;
+use crate::local::sites::Sites;
 use crate::steering::Steering;
 
 /// The status of a cluster. Its JSON form is for scripts: fields are added, none is changed.

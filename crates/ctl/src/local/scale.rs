@@ -6,21 +6,37 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Args;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
-use crate::data_dir::DataDir;
-use crate::plan::{Member, Plan, PlanError, Wish};
-use crate::status::Status;
-use crate::{ScaleArgs, console, process};
+use crate::console;
+use crate::local::data_dir::DataArgs;
+use crate::local::data_dir::DataDir;
+use crate::local::plan::{Member, Plan, PlanError, Wish};
+use crate::local::process;
+use crate::local::status::Status;
 
 /// The supervisor looks for a request ten times a second, once the cluster has been ready.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long all processes may take to be ready, or gone.
 const PATIENCE: Duration = Duration::from_secs(120);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How many there shall be. Numbers that are not given stay as they are.
+#[derive(Debug, Args)]
+pub(crate) struct ScaleArgs {
+    #[command(flatten)]
+    pub(crate) data: DataArgs,
+    /// Number of storage nodes; one that is to go must be drained first
+    #[arg(long, value_name = "N")]
+    pub(crate) storage: Option<u16>,
+    /// Number of gateways; those with the highest numbers go
+    #[arg(long, value_name = "N")]
+    pub(crate) gateways: Option<u16>,
+}
 
 /// What the supervisor is asked for.
 #[derive(Debug, Serialize, Deserialize)]

@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::data_dir::DataDir;
-use crate::role::Role;
+use crate::local::data_dir::DataDir;
+use crate::local::role::Role;
 
 /// Replicas of each shard, when there are as many storage nodes.
 const REPLICATION_FACTOR: u16 = 3;

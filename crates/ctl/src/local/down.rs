@@ -5,10 +5,11 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
-use crate::data_dir::DataDir;
-use crate::plan::{Plan, PlanError};
-use crate::process::{self, Signal};
-use crate::{DataArgs, console};
+use crate::console;
+use crate::local::data_dir::DataArgs;
+use crate::local::data_dir::DataDir;
+use crate::local::plan::{Plan, PlanError};
+use crate::local::process::{self, Signal};
 
 /// The supervisor gives each of four roles 20 s before it kills.
 const SUPERVISOR_TIMEOUT: Duration = Duration::from_secs(90);

@@ -12,17 +12,17 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
 use self::watched::Watched;
-use crate::config_file::{self, Setting};
 use crate::console;
-use crate::data_dir::DataDir;
-use crate::plan::{Member, Plan};
-use crate::probe::{self, Readiness};
-use crate::process;
-use crate::programs::Programs;
-use crate::role::Role;
-use crate::scale::{Request, ScaleError};
-use crate::sites::{Sites, SitesError};
-use crate::status::Status;
+use crate::local::config_file::{self, Setting};
+use crate::local::data_dir::DataDir;
+use crate::local::plan::{Member, Plan};
+use crate::local::probe::{self, Readiness};
+use crate::local::process;
+use crate::local::programs::Programs;
+use crate::local::role::Role;
+use crate::local::scale::{Request, ScaleError};
+use crate::local::sites::{Sites, SitesError};
+use crate::local::status::Status;
 
 /// How often children are looked at.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);

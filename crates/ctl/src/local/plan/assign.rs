@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::{Plan, PlanError, name_of};
-use crate::data_dir::DataDir;
-use crate::ports::Ports;
-use crate::role::Role;
+use crate::local::data_dir::DataDir;
+use crate::local::ports::Ports;
+use crate::local::role::Role;
 
 impl Plan {
     /// What is asked for takes its ports first, then what is remembered; the rest gets free ones.

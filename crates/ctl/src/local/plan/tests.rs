@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 
 use super::*;
-use crate::sites::Sites;
+use crate::local::sites::Sites;
 
 fn folder() -> (tempfile::TempDir, DataDir) {
     let folder = tempfile::tempdir().expect("a folder");

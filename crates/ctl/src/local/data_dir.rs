@@ -15,11 +15,21 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use clap::Args;
+
 /// A log file is put aside at a start when it is larger.
 const LOG_BYTES_MAX: u64 = 16 << 20;
 
 /// Name of the file that remembers ports; its presence tells that a folder is ours.
 const PORTS_FILE: &str = "ports.json";
+
+/// Where the cluster keeps its data.
+#[derive(Debug, Args)]
+pub(crate) struct DataArgs {
+    /// Folder with data, configs, logs and ports of the cluster
+    #[arg(long, value_name = "DIR", default_value = ".holdfast")]
+    pub(crate) data: PathBuf,
+}
 
 /// Paths below the data folder.
 #[derive(Debug, Clone)]
