@@ -10,32 +10,33 @@ use holdfast_node_kit::config::{
 use holdfast_proto::topic;
 use holdfast_proto::version::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Versions};
 use holdfast_shard::policy::{Class, Mode, Policy};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// A storage node's config file (TOML). Sizes in bytes, times in the unit of their name.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Config {
-    /// Name for people; it may change, the site id in the data directory does not.
+    /// Name for people, unique in the cluster; it may change, the site id in the data directory does not.
     pub(crate) name: String,
-    /// Directory of this site's data.
+    /// Directory of this site's data. It must outlive the process; one process uses it at a time.
     pub(crate) data_dir: PathBuf,
-    /// host:port on which gRPC is served.
+    /// host:port on which gRPC is served, to gateways and to other sites.
     pub(crate) grpc_listen: String,
-    /// host:port that others use to reach `grpc_listen`, if it differs.
+    /// host:port at which others reach `grpc_listen`; absent: as `grpc_listen`.
     #[serde(default)]
     pub(crate) grpc_advertise: Option<String>,
     /// host:port of /metrics and /health.
     pub(crate) http_listen: String,
-    /// host:port of every meta-service.
+    /// host:port of every meta-service, at least one.
     pub(crate) meta: Vec<String>,
-    /// Failure domain; replicas of a shard are spread over zones.
+    /// Failure domain, as a data centre's zone; replicas of a shard are spread over zones. Empty: none.
     #[serde(default)]
     pub(crate) zone: String,
-    /// Threads that serve; 0: one per core.
+    /// Threads that serve, 0 to 1024; 0: one per core.
     #[serde(default)]
     pub(crate) worker_threads: usize,
-    /// How long a planned stop may take to hand leaderships over.
+    /// How long a planned stop may take to hand leaderships over, in ms; 0 to 600000.
     #[serde(default = "drain_timeout_ms")]
     pub(crate) drain_timeout_ms: u64,
     /// Newest protocol version that is spoken; holds a new site back while older ones run beside it.
@@ -44,13 +45,13 @@ pub(crate) struct Config {
     /// The site log.
     #[serde(default)]
     pub(crate) log: LogConfig,
-    /// Shards: runs, generations, retention.
+    /// Shards: runs, generations, the disk's marks.
     #[serde(default)]
     pub(crate) shard: ShardConfig,
     /// When messages are removed.
     #[serde(default)]
     pub(crate) retention: RetentionConfig,
-    /// Raft timing.
+    /// Raft: timing and bounds.
     #[serde(default)]
     pub(crate) raft: RaftConfig,
     /// What gateways may ask at once.
@@ -67,73 +68,79 @@ fn protocol_version_max() -> u32 {
 }
 
 /// The site log.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct LogConfig {
-    /// Size of one preallocated segment.
+    /// Size of one preallocated segment, in bytes; 1 MiB to 1 GiB.
     pub(crate) segment_bytes: u64,
-    /// The log keeps entries that a slow replica lacks up to this size.
+    /// The log keeps entries that a slow replica lacks up to this size, in bytes; at least eight segments.
     pub(crate) bytes_max: u64,
-    /// Entries kept in memory for replication.
+    /// Entries kept in memory for replication, in bytes.
     pub(crate) cache_bytes_max: u64,
-    /// A sync that takes longer makes this site's leaders answer "unavailable".
+    /// A sync that takes longer, in ms, makes this site's leaders answer "unavailable".
     pub(crate) stall_ms: u64,
 }
 
-/// Shards: runs, generations, retention.
-#[derive(Debug, Clone, Deserialize)]
+/// Shards: runs, generations, the disk's marks.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ShardConfig {
-    /// A shard's messages in memory at which its leader cuts a run.
+    /// A shard's messages in memory, in bytes, at which its leader cuts a run; 64 KiB to half of
+    /// `log.bytes_max`.
     pub(crate) run_bytes_max: usize,
-    /// The same for all shards of the site together: the largest is cut.
+    /// The same for all shards of the site together, in bytes: the largest is cut.
     pub(crate) tail_bytes_max: usize,
-    /// Bytes a second at which this site fetches runs that it lacks from others.
+    /// Bytes a second at which this site fetches runs that it lacks from others; 64 KiB to 1 TiB.
     pub(crate) fetch_bytes_per_s: u64,
     /// Raft entries after which a checkpoint is made even if few bytes came.
     pub(crate) checkpoint_entries_max: u64,
-    /// Age at which a generation is sealed and the next one starts.
+    /// Age, in ms, at which a generation is sealed and the next one starts.
     pub(crate) generation_ms: u64,
-    /// Size at which a generation is sealed and the next one starts.
+    /// Size, in bytes, at which a generation is sealed and the next one starts.
     pub(crate) generation_bytes_max: u64,
-    /// Time after it was sealed at which a generation is old, for `retention.mode`.
+    /// Time after it was sealed, in ms, at which a generation is old, for `retention.mode`.
     pub(crate) message_retention_ms: u64,
     /// Share of the disk, in percent, above which appends are refused, and the oldest sealed
-    /// generations are dropped, whatever `retention.mode` says ...
+    /// generations are dropped, whatever `retention.mode` says; 50 to 99 ...
     pub(crate) disk_high_percent: u8,
-    /// ... until it is below this share; 0: ten below the high mark.
+    /// ... until it is below this share, in percent, less than `disk_high_percent`; 0: ten below it.
     pub(crate) disk_low_percent: u8,
-    /// Bound of this site's data, instead of the disk's size; 0: the disk's size.
+    /// Bound of this site's data, in bytes, instead of the disk's size; 0: the disk's size.
     pub(crate) disk_quota_bytes: u64,
 }
 
 /// When messages are removed. A generation goes as a whole, and generations go in order.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RetentionConfig {
     /// What holds for topics that no override names.
     pub(crate) mode: RetentionMode,
-    /// What holds for some topics: the first whose filter matches decides. A generation goes when every
-    /// topic in it may go, so a message may stay, and be delivered, longer than its own limit.
+    /// What holds for some topics, at most 64: the first whose filter matches decides. A generation goes
+    /// when every topic in it may go, so a message may stay, and be delivered, longer than its own limit.
     #[serde(rename = "override")]
     pub(crate) overrides: Vec<RetentionOverride>,
-    /// A generation that goes unread waits this long until what sessions lose by it is counted; sessions
-    /// that are not counted by then are named in the log by their shard ...
+    /// A generation that goes unread waits this long, in ms, until what sessions lose by it is counted;
+    /// sessions that are not counted by then are named in the log by their shard; 0 to 3600000 ...
     pub(crate) doomed_patience_ms: u64,
-    /// ... and this long while the disk is above its mark.
+    /// ... and this long, in ms, while the disk is above its mark; 0 to 3600000.
     pub(crate) pressed_patience_ms: u64,
-    /// Pause between two walks over the sessions of a shard, while some hold up what is to be removed.
+    /// Pause, in ms, between two walks over the sessions of a shard, while some hold up what is to be
+    /// removed; 100 to 3600000.
     pub(crate) walk_interval_ms: u64,
-    /// Sessions that the walk of one shard looks at in a second.
+    /// Sessions that the walk of one shard looks at in a second; 10 to 1000000.
     pub(crate) walk_sessions_per_s: u32,
-    /// Sessions asked about in one call to the leader of another shard.
+    /// Pause, in ms, between two measurements of how far sessions are behind, for the metrics
+    /// `holdfast_storage_shard_unread_messages` and `..._age_seconds`; 100 to 3600000, 0: it is not
+    /// measured. One is spread over half of the pause and is no faster than `walk_sessions_per_s`.
+    pub(crate) lag_interval_ms: u64,
+    /// Sessions asked about in one call to the leader of another shard; 1 to 10000.
     pub(crate) count_queries_max: usize,
-    /// Such calls that the walk of one shard has under way.
+    /// Such calls that the walk of one shard has under way; 1 to 64.
     pub(crate) count_calls_max: usize,
 }
 
 /// When a sealed generation may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum RetentionMode {
     /// When it is old, read or not.
@@ -145,48 +152,50 @@ pub(crate) enum RetentionMode {
 }
 
 /// What holds for some topics.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RetentionOverride {
-    /// Which topics.
+    /// Which topics: a topic filter, not a shared one.
     pub(crate) filter: String,
     /// As `retention.mode`; that one if absent.
     pub(crate) mode: Option<RetentionMode>,
-    /// As `shard.message_retention_ms`; that one if absent.
+    /// As `shard.message_retention_ms`, in ms; that one if absent.
     pub(crate) message_retention_ms: Option<u64>,
 }
 
-/// Raft timing.
-#[derive(Debug, Clone, Deserialize)]
+/// Raft: timing and bounds.
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RaftConfig {
-    /// Pause between a leader's heartbeats.
+    /// Pause between a leader's heartbeats, in ms; 20 to 10000.
     pub(crate) heartbeat_ms: u64,
-    /// A follower that hears nothing for at least this long asks for an election ...
+    /// A follower that hears nothing for at least this long, in ms, asks for an election; above
+    /// `lease_ms` ...
     pub(crate) election_min_ms: u64,
-    /// ... and for at most this long (drawn at random).
+    /// ... and for at most this long, in ms (drawn at random); above `election_min_ms`.
     pub(crate) election_max_ms: u64,
-    /// A leader without a quorum's answer for this long answers "unavailable".
+    /// A leader without a quorum's answer for this long, in ms, answers "unavailable"; at least two
+    /// heartbeats.
     pub(crate) lease_ms: u64,
-    /// Bytes of entries in one AppendEntries.
+    /// Size of the entries in one AppendEntries, in bytes.
     pub(crate) append_bytes_max: usize,
-    /// Bytes of all AppendEntries that this site works on at once.
+    /// Size of all AppendEntries that this site works on at once, in bytes.
     pub(crate) admitted_bytes_max: usize,
-    /// Snapshots that this site sends at once.
+    /// Snapshots that this site sends at once; 1 to 1024.
     pub(crate) snapshots_max: usize,
-    /// Bytes of one proposed entry.
+    /// Size of one proposed entry, in bytes.
     pub(crate) entry_bytes_max: usize,
-    /// Bytes of requests that may wait for a shard's proposer.
+    /// Size of the requests that may wait for a shard's proposer, in bytes.
     pub(crate) queue_bytes_max: usize,
 }
 
 /// What gateways may ask at once.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ServingConfig {
     /// Frames that may wait for one gateway's stream.
     pub(crate) frames_max: usize,
-    /// Records of one pushed or read block.
+    /// Size of the records of one pushed or read block, in bytes.
     pub(crate) block_bytes_max: usize,
     /// Reads that one gateway may have under way.
     pub(crate) reads_max: usize,
@@ -231,6 +240,7 @@ impl Default for RetentionConfig {
             pressed_patience_ms: 5_000,
             walk_interval_ms: 10_000,
             walk_sessions_per_s: 20_000,
+            lag_interval_ms: 60_000,
             count_queries_max: 1_000,
             count_calls_max: 4,
         }
@@ -369,6 +379,12 @@ impl RetentionConfig {
         check_range("retention.pressed_patience_ms", self.pressed_patience_ms, 0..=3_600_000)?;
         check_range("retention.walk_interval_ms", self.walk_interval_ms, 100..=3_600_000)?;
         check_range("retention.walk_sessions_per_s", self.walk_sessions_per_s, 10..=1_000_000)?;
+        require(
+            self.lag_interval_ms == 0 || (100..=3_600_000).contains(&self.lag_interval_ms),
+            "retention.lag_interval_ms",
+            self.lag_interval_ms,
+            "0 or 100 to 3600000",
+        )?;
         check_range("retention.count_queries_max", self.count_queries_max, 1..=COUNT_QUERIES_MAX)?;
         check_range("retention.count_calls_max", self.count_calls_max, 1..=64)
     }

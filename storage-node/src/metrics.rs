@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 
 const SYNC: &str = "holdfast_storage_sync_seconds";
 const ROUND_FRAMES: &str = "holdfast_storage_log_round_frames";
@@ -24,52 +26,128 @@ const QUARANTINED: &str = "holdfast_storage_replicas_quarantined";
 const GATEWAYS: &str = "holdfast_storage_gateways";
 const SESSIONS: &str = "holdfast_storage_sessions";
 const CONNECTED: &str = "holdfast_storage_sessions_connected";
+const LEADER: &str = "holdfast_storage_shard_leader";
 const APPLIED: &str = "holdfast_storage_applied_index";
 const COMMITTED: &str = "holdfast_storage_log_index";
 const POSITIONS: &str = "holdfast_storage_next_position";
-const DISK: &str = "holdfast_storage_disk_bytes";
+const UNREAD_MESSAGES: &str = "holdfast_storage_shard_unread_messages";
+const UNREAD_AGE: &str = "holdfast_storage_shard_unread_age_seconds";
+const DATA: &str = "holdfast_storage_disk_bytes";
+const DISK_USED: &str = "holdfast_storage_disk_used_bytes";
+const DISK_CAPACITY: &str = "holdfast_storage_disk_capacity_bytes";
+const DISK_HIGH: &str = "holdfast_storage_disk_high_bytes";
+const DISK_FULL: &str = "holdfast_storage_disk_full";
 const MISSING: &str = "holdfast_storage_runs_missing";
 const MISSING_BYTES: &str = "holdfast_storage_run_missing_bytes";
 const FETCHED_BYTES: &str = "holdfast_storage_run_fetched_bytes_total";
-const DISK_FULL: &str = "holdfast_storage_disk_full";
+const VERIFIED_BYTES: &str = "holdfast_storage_verified_bytes_total";
+const DAMAGED_RUNS: &str = "holdfast_storage_damaged_runs_total";
 const FEATURE_LEVEL: &str = "holdfast_storage_feature_level";
 const CLOCK_SKEW: &str = "holdfast_storage_clock_skew_seconds";
 
 /// Gives every metric its unit and meaning; called once at start.
 pub(crate) fn describe() {
-    describe_histogram!(SYNC, "time of one fdatasync of the site log, s");
-    describe_histogram!(ROUND_FRAMES, "frames that one sync of the site log covered");
-    describe_counter!(ROUND_BYTES, "bytes written to the site log");
-    describe_histogram!(COMMIT, "from a request's arrival at the leader to its entry's answer, s");
-    describe_histogram!(ENTRY_REQUESTS, "requests in one proposed entry");
-    describe_histogram!(ENTRY_BYTES, "bytes of one proposed entry");
-    describe_histogram!(CHECKPOINT, "time of one checkpoint, s");
-    describe_counter!(RUN_BYTES, "bytes written to runs");
-    describe_counter!(TAIL_BYTES, "bytes pushed on tails");
-    describe_counter!(READ_BYTES, "bytes answered to reads");
-    describe_counter!(REFUSED, "requests refused, by reason");
-    describe_counter!(DROPPED, "generations dropped by shards that this site leads, by reason");
+    describe_log();
+    describe_serving();
+    describe_shards();
+    describe_site();
+}
+
+fn describe_log() {
+    describe_histogram!(SYNC, Unit::Seconds, "Time of one fdatasync of the site log");
+    describe_histogram!(ROUND_FRAMES, Unit::Count, "Frames that one sync of the site log covered");
+    describe_counter!(ROUND_BYTES, Unit::Bytes, "Bytes written to the site log");
+    describe_histogram!(CHECKPOINT, Unit::Seconds, "Time of one checkpoint of a shard");
+    describe_counter!(RUN_BYTES, Unit::Bytes, "Bytes written to runs");
+    describe_counter!(FETCHED_BYTES, Unit::Bytes, "Bytes of runs fetched from other holders");
+    describe_counter!(VERIFIED_BYTES, Unit::Bytes, "Bytes of runs read to check their checksums");
+    describe_counter!(
+        DAMAGED_RUNS,
+        Unit::Count,
+        "Runs found damaged when they were read; each is fetched again from another holder"
+    );
+}
+
+fn describe_serving() {
+    describe_histogram!(
+        COMMIT,
+        Unit::Seconds,
+        "Time from a request's arrival at the leader to its entry's answer"
+    );
+    describe_histogram!(ENTRY_REQUESTS, Unit::Count, "Requests in one proposed entry");
+    describe_histogram!(ENTRY_BYTES, Unit::Bytes, "Size of one proposed entry");
+    describe_counter!(TAIL_BYTES, Unit::Bytes, "Bytes pushed on tails to gateways");
+    describe_counter!(READ_BYTES, Unit::Bytes, "Bytes answered to reads");
+    describe_counter!(REFUSED, Unit::Count, "Requests refused, by `reason`");
+    describe_gauge!(GATEWAYS, Unit::Count, "Gateways connected to this site");
+}
+
+fn describe_shards() {
+    describe_counter!(
+        DROPPED,
+        Unit::Count,
+        "Generations dropped by shards that this site leads, by `reason`"
+    );
     describe_counter!(
         LOST_UNREAD,
-        "messages that retention removes before the sessions that want them have read them"
+        Unit::Count,
+        "Messages that retention removed before the sessions that want them had read them"
     );
-    describe_counter!(WALKED, "sessions looked at for retention");
-    describe_gauge!(LEADERS, "shards that this site leads");
-    describe_gauge!(REPLICAS, "replicas of this site");
-    describe_gauge!(QUARANTINED, "replicas of this site that may not vote: their data is damaged");
-    describe_gauge!(GATEWAYS, "gateways connected to this site");
-    describe_gauge!(SESSIONS, "sessions of the shards that this site leads");
-    describe_gauge!(CONNECTED, "of these, sessions that a gateway owns");
-    describe_gauge!(APPLIED, "applied Raft index, by shard");
-    describe_gauge!(COMMITTED, "last Raft index in the log, by shard");
-    describe_gauge!(POSITIONS, "position of the next message, by shard");
-    describe_gauge!(DISK, "bytes on disk, by kind of data");
-    describe_gauge!(MISSING, "runs that are to be fetched from other holders");
-    describe_gauge!(MISSING_BYTES, "bytes of runs that are to be fetched from other holders");
-    describe_counter!(FETCHED_BYTES, "bytes of runs fetched from other holders");
-    describe_gauge!(FEATURE_LEVEL, "lowest committed feature level of the shards held here");
-    describe_gauge!(CLOCK_SKEW, "how far the median of the sites' clocks is ahead of this one, s");
-    describe_gauge!(DISK_FULL, "1 while the disk is at its high mark and appends are refused");
+    describe_counter!(WALKED, Unit::Count, "Sessions looked at for retention");
+    describe_gauge!(LEADERS, Unit::Count, "Shards that this site leads");
+    describe_gauge!(LEADER, "1 where the shard is led, 0 at its other replicas, by `shard`");
+    describe_gauge!(SESSIONS, Unit::Count, "Sessions of the shards that this site leads");
+    describe_gauge!(CONNECTED, Unit::Count, "Of these, sessions that a gateway owns");
+    describe_gauge!(APPLIED, "Applied Raft index, by `shard`");
+    describe_gauge!(COMMITTED, "Last Raft index in the log, by `shard`");
+    describe_gauge!(POSITIONS, "Position of the next message, by `shard`");
+    describe_gauge!(
+        UNREAD_MESSAGES,
+        Unit::Count,
+        "Most messages that one durable session of this home shard has not read, in all shards \
+         together, by `shard`; measured by the shard's leader every retention.lag_interval_ms, 0 at \
+         its other replicas"
+    );
+    describe_gauge!(
+        UNREAD_AGE,
+        Unit::Seconds,
+        "Age of the oldest message that a durable session of this home shard has not read, in any \
+         shard, by `shard`; 0 if there is none, measured as the number"
+    );
+}
+
+fn describe_site() {
+    describe_gauge!(REPLICAS, Unit::Count, "Replicas of this site");
+    describe_gauge!(
+        QUARANTINED,
+        Unit::Count,
+        "Replicas of this site that may not vote: their data is damaged"
+    );
+    describe_gauge!(DATA, Unit::Bytes, "Bytes of this site's data on disk, by `kind`");
+    describe_gauge!(
+        DISK_USED,
+        Unit::Bytes,
+        "Bytes used of the disk, by whomever; with a quota, by this site's data"
+    );
+    describe_gauge!(DISK_CAPACITY, Unit::Bytes, "Size of the disk, or this site's quota");
+    describe_gauge!(
+        DISK_HIGH,
+        Unit::Bytes,
+        "High mark of the disk: above it appends are refused and the oldest messages go"
+    );
+    describe_gauge!(DISK_FULL, "1 while the disk is above its high mark and appends are refused");
+    describe_gauge!(MISSING, Unit::Count, "Runs that are to be fetched from other holders");
+    describe_gauge!(
+        MISSING_BYTES,
+        Unit::Bytes,
+        "Bytes of runs that are to be fetched from other holders"
+    );
+    describe_gauge!(FEATURE_LEVEL, "Lowest committed feature level of the shards held here");
+    describe_gauge!(
+        CLOCK_SKEW,
+        Unit::Seconds,
+        "How far the median of the sites' clocks is ahead of this one"
+    );
 }
 
 pub(crate) fn log_round(frames: usize, bytes: u64, sync: Duration) {
@@ -145,9 +223,9 @@ pub(crate) fn site(gauges: &SiteGauges) {
     gauge!(GATEWAYS).set(gauges.gateways as f64);
     gauge!(SESSIONS).set(gauges.sessions as f64);
     gauge!(CONNECTED).set(gauges.connected as f64);
-    gauge!(DISK, "kind" => "log").set(gauges.log_bytes as f64);
-    gauge!(DISK, "kind" => "state").set(gauges.state_bytes as f64);
-    gauge!(DISK, "kind" => "runs").set(gauges.run_bytes as f64);
+    gauge!(DATA, "kind" => "log").set(gauges.log_bytes as f64);
+    gauge!(DATA, "kind" => "state").set(gauges.state_bytes as f64);
+    gauge!(DATA, "kind" => "runs").set(gauges.run_bytes as f64);
     gauge!(MISSING).set(gauges.runs_missing as f64);
     gauge!(MISSING_BYTES).set(gauges.missing_bytes as f64);
     gauge!(FEATURE_LEVEL).set(f64::from(gauges.feature_level));
