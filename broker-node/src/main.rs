@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_node_kit::config::Program;
 use holdfast_node_kit::health::Health;
 use holdfast_node_kit::shutdown::Shutdown;
 use holdfast_node_kit::{config as files, http, net, runtime, telemetry};
@@ -22,12 +23,17 @@ use crate::config::Config;
 use crate::connection::Shared;
 
 fn main() -> ExitCode {
-    let config: Config = files::from_args("Holdfast gateway: MQTT for clients");
+    let config: Config = files::from_args(Program {
+        name: "broker-node",
+        about: "Holdfast gateway: MQTT for clients",
+        describe: || {},
+    });
     runtime::run(config.worker_threads, run(config))
 }
 
 async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let prometheus = telemetry::init("broker-node", &config.name);
+    metrics::describe();
     let shutdown = Shutdown::on_signals();
     let health = Health::new();
     let http_listener = net::bind(&config.http_listen).await?;

@@ -7,7 +7,11 @@ use meta_service::{config::Config, server};
 
 #[tokio::main(worker_threads = 2)]
 async fn main() -> ExitCode {
-    let config: Config = config::from_args("Holdfast metadata service");
+    let config: Config = config::from_args(config::Program {
+        name: "meta-service",
+        about: "Holdfast metadata service",
+        describe: || {},
+    });
     let metrics = telemetry::init("meta-service", &config.name);
     let shutdown = Shutdown::on_signals();
     let health = Health::new();

@@ -25,6 +25,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use holdfast_log::{Disk, LogObserver, LogOptions, RealDisk, SiteLog};
+use holdfast_node_kit::config::{Program, from_args};
 use holdfast_node_kit::health::Health;
 use holdfast_node_kit::shutdown::Shutdown;
 use holdfast_node_kit::{grpc, http, net, runtime, telemetry};
@@ -42,8 +43,11 @@ use site::{Site, SiteParts};
 use state_store::StateStore;
 
 fn main() -> ExitCode {
-    let config: Config =
-        holdfast_node_kit::config::from_args("A site of Holdfast's durable message log");
+    let config: Config = from_args(Program {
+        name: "storage-node",
+        about: "A site of Holdfast's durable message log",
+        describe: metrics::describe,
+    });
     runtime::run(config.worker_threads, run(config))
 }
 

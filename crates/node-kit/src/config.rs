@@ -1,15 +1,24 @@
-//! One TOML file configures one process. A wrong one names field, value and what is allowed.
+//! One TOML file configures one process, and the command line overrides fields of it. A wrong one
+//! names field, value and what is allowed.
+
+mod args;
+mod checks;
+mod overrides;
 
 use std::fmt::Display;
 use std::fs;
 use std::io;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
-use std::process::exit;
 
-use clap::{Arg, Command, value_parser};
+use schemars::{JsonSchema, schema_for};
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use thiserror::Error;
+use toml::de::{DeTable, Deserializer};
+
+pub use args::{Program, from_args};
+pub use checks::{check_address, check_addresses, check_name, check_range};
+pub use overrides::{Override, OverrideError};
 
 /// Exit code of a process whose config is wrong. A supervisor need not start it again.
 pub const EXIT_CONFIG: i32 = 2;
@@ -39,7 +48,7 @@ impl Invalid {
     }
 }
 
-/// Why a config was not taken. Stop: a human must change the file.
+/// Why a config was not taken. Stop: a human must change the file, or the command line.
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -66,42 +75,51 @@ pub enum ConfigError {
         /// The field.
         source: Invalid,
     },
+    /// An override cannot be applied, or its value has the wrong type.
+    #[error(transparent)]
+    Override(#[from] OverrideError),
+    /// The value of an override is outside of what is allowed.
+    #[error("--set {}={:?}: not allowed: {}", .0.field, .0.value, .0.allowed)]
+    InvalidOverride(Invalid),
 }
 
 /// Reads and checks the config in `path`.
 pub fn load<T: DeserializeOwned + Validate>(path: &Path) -> Result<T, ConfigError> {
+    load_over(path, &[], &Value::Null)
+}
+
+/// Reads the config in `path`, sets the fields of `overrides` in it, in order, and checks the result.
+pub fn load_with<T: DeserializeOwned + Validate + JsonSchema>(
+    path: &Path,
+    overrides: &[Override],
+) -> Result<T, ConfigError> {
+    load_over(path, overrides, schema_for!(T).as_value())
+}
+
+fn load_over<T: DeserializeOwned + Validate>(
+    path: &Path,
+    overrides: &[Override],
+    schema: &Value,
+) -> Result<T, ConfigError> {
     let text = fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-    let config: T = toml::from_str(&text).map_err(|error| ConfigError::Parse {
-        path: path.to_owned(),
-        message: explain(&text, &error),
-    })?;
-    config.validate().map_err(|source| ConfigError::Invalid { path: path.to_owned(), source })?;
-    Ok(config)
-}
-
-/// Entry for `main`: parses `--config FILE` (also `--help`, `--version`) and loads it; prints what
-/// is wrong and ends the process with [`EXIT_CONFIG`] otherwise.
-pub fn from_args<T: DeserializeOwned + Validate>(about: &'static str) -> T {
-    let matches = command(about).get_matches();
-    let loaded = match matches.get_one::<PathBuf>("config") {
-        Some(path) => load(path),
-        None => exit(EXIT_CONFIG),
+    let wrong = |error| match overrides::refused(overrides, &error) {
+        Some(error) => ConfigError::Override(error),
+        None => ConfigError::Parse { path: path.to_owned(), message: explain(&text, &error) },
     };
-    loaded.unwrap_or_else(|error| {
-        eprintln!("{error}");
-        exit(EXIT_CONFIG)
-    })
-}
-
-fn command(about: &'static str) -> Command {
-    let config = Arg::new("config")
-        .long("config")
-        .value_name("FILE")
-        .help("TOML file with the configuration of this process")
-        .required(true)
-        .value_parser(value_parser!(PathBuf));
-    Command::new("holdfast").about(about).version(env!("CARGO_PKG_VERSION")).arg(config)
+    let mut table = DeTable::parse(&text).map_err(wrong)?;
+    for (index, one) in overrides.iter().enumerate() {
+        one.apply(index, table.get_mut(), schema)?;
+    }
+    let config = T::deserialize(Deserializer::from(table)).map_err(wrong)?;
+    config.validate().map_err(|source| {
+        if overrides.iter().any(|one| one.sets(&source.field)) {
+            ConfigError::InvalidOverride(source)
+        } else {
+            ConfigError::Invalid { path: path.to_owned(), source }
+        }
+    })?;
+    Ok(config)
 }
 
 /// Line and field are taken from the text: the parser's own message does not name the field when
@@ -124,69 +142,80 @@ fn explain(text: &str, error: &toml::de::Error) -> String {
     }
 }
 
-/// Checks that `value` is `host:port`.
-pub fn check_address(field: &str, value: &str) -> Result<(), Invalid> {
-    let valid = value.rsplit_once(':').is_some_and(|(host, port)| {
-        !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
-    });
-    if valid { Ok(()) } else { Err(Invalid::new(field, value, "host:port")) }
-}
-
-/// Checks that there is at least one address and that each is `host:port`.
-pub fn check_addresses(field: &str, values: &[String]) -> Result<(), Invalid> {
-    if values.is_empty() {
-        return Err(Invalid::new(field, "[]", "one host:port or more"));
-    }
-    values.iter().try_for_each(|value| check_address(field, value))
-}
-
-/// Checks that `value` lies in `allowed`.
-pub fn check_range<N: PartialOrd + Display>(
-    field: &str,
-    value: N,
-    allowed: RangeInclusive<N>,
-) -> Result<(), Invalid> {
-    if allowed.contains(&value) {
-        return Ok(());
-    }
-    Err(Invalid::new(field, value, format!("{} to {}", allowed.start(), allowed.end())))
-}
-
-/// Checks the name of a process: it becomes part of file names and metric labels.
-pub fn check_name(field: &str, value: &str) -> Result<(), Invalid> {
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    if (1..=63).contains(&value.len()) && value.chars().all(allowed) {
-        return Ok(());
-    }
-    Err(Invalid::new(field, value, "1 to 63 letters, digits, '-', '_' or '.'"))
-}
-
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
 
     use super::*;
 
-    #[derive(Debug, Deserialize)]
+    #[derive(Debug, Default, PartialEq, Deserialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
     struct Example {
         grpc_listen: String,
         #[serde(default)]
         shards: u16,
+        #[serde(default)]
+        zone: Option<String>,
+        #[serde(default)]
+        meta: Vec<String>,
+        #[serde(default)]
+        inner: Option<Inner>,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields, default)]
+    struct Inner {
+        on: bool,
+        share: f64,
+        size: u64,
+        mode: Mode,
+        rules: Vec<Rule>,
+    }
+
+    #[derive(Debug, Default, PartialEq, Deserialize, JsonSchema)]
+    #[serde(rename_all = "kebab-case")]
+    enum Mode {
+        /// One.
+        #[default]
+        First,
+        /// Two.
+        SecondOne,
+    }
+
+    #[derive(Debug, PartialEq, Deserialize, JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    struct Rule {
+        filter: String,
     }
 
     impl Validate for Example {
         fn validate(&self) -> Result<(), Invalid> {
             check_address("grpc_listen", &self.grpc_listen)?;
+            check_range("inner.size", self.inner.as_ref().map_or(0, |inner| inner.size), 0..=9)?;
             check_range("shards", self.shards, 0..=1024)
         }
     }
 
-    fn message(text: &str) -> String {
+    fn loaded(text: &str, sets: &[&str]) -> Result<Example, ConfigError> {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("F");
         fs::write(&path, text).expect("written");
-        load::<Example>(&path).expect_err("wrong").to_string()
+        let overrides: Result<Vec<Override>, _> = sets.iter().map(|set| set.parse()).collect();
+        load_with(&path, &overrides?)
+    }
+
+    fn message(text: &str) -> String {
+        loaded(text, &[]).expect_err("wrong").to_string()
+    }
+
+    const FILE: &str = "grpc_listen = \"a:1\"\nshards = 3\nzone = \"z\"\n[inner]\nsize = 4\n";
+
+    fn set(sets: &[&str]) -> Example {
+        loaded(FILE, sets).expect("valid")
+    }
+
+    fn refused(sets: &[&str]) -> String {
+        loaded(FILE, sets).expect_err("wrong").to_string()
     }
 
     #[test]
@@ -220,9 +249,95 @@ mod tests {
     }
 
     #[test]
-    fn names_that_cannot_be_file_names_are_refused() {
-        assert!(check_name("name", "storage-1").is_ok());
-        assert!(check_name("name", "a/b").is_err());
-        assert!(check_name("name", "").is_err());
+    fn values_are_toml_or_text() {
+        let config = set(&[
+            "shards=7",
+            "grpc_listen=storage-0.storage:7002",
+            "meta=[\"m0:1\", \"m1:1\"]",
+            "inner.on=true",
+            "inner.share=0.5",
+            "inner.mode=second-one",
+            "inner.rules=[{filter = \"a/#\"}]",
+        ]);
+        let inner = Inner {
+            on: true,
+            share: 0.5,
+            size: 4,
+            mode: Mode::SecondOne,
+            rules: vec![Rule { filter: "a/#".into() }],
+        };
+        let expected = Example {
+            grpc_listen: "storage-0.storage:7002".into(),
+            shards: 7,
+            zone: Some("z".into()),
+            meta: vec!["m0:1".into(), "m1:1".into()],
+            inner: Some(inner),
+        };
+        assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn text_stays_text_though_it_looks_like_a_number() {
+        for (given, zone) in [
+            ("1", "1"),
+            ("1e3", "1e3"),
+            ("true", "true"),
+            ("2026-01-01", "2026-01-01"),
+            ("\"1\"", "1"),
+        ] {
+            assert_eq!(set(&[&format!("zone={given}")]).zone.as_deref(), Some(zone));
+        }
+        assert_eq!(set(&["zone=a=b"]).zone.as_deref(), Some("a=b"));
+    }
+
+    #[test]
+    fn an_empty_value_leaves_the_field_unset() {
+        let config = set(&["zone=", "shards=", "inner.size="]);
+        assert_eq!((config.zone, config.shards), (None, 0));
+        assert_eq!(config.inner, Some(Inner::default()));
+        assert_eq!(set(&["inner="]).inner, None);
+        assert_eq!(set(&["inner=", "inner.size="]).inner, None);
+        assert!(refused(&["grpc_listen="]).contains("missing field `grpc_listen`"));
+    }
+
+    #[test]
+    fn the_last_one_counts_and_tables_are_made() {
+        assert_eq!(set(&["shards=7", "shards=8"]).shards, 8);
+        assert_eq!(set(&["inner=", "inner.size=2"]).inner.map(|inner| inner.size), Some(2));
+    }
+
+    #[test]
+    fn a_wrong_override_is_named_by_its_field() {
+        for (given, told) in [
+            ("shards=many", "--set shards=\"many\": invalid type: string \"many\", expected u16"),
+            (
+                "shards=70000",
+                "--set shards=\"70000\": invalid value: integer `70000`, expected u16",
+            ),
+            ("shards=2000", "--set shards=\"2000\": not allowed: 0 to 1024"),
+            ("inner.size=10", "--set inner.size=\"10\": not allowed: 0 to 9"),
+            ("inner={size=10}", "--set inner.size=\"10\": not allowed: 0 to 9"),
+            ("shard=1", "--set shard=\"1\": unknown field `shard`"),
+            ("inner.mode=third", "--set inner.mode=\"third\": unknown variant `third`"),
+            (
+                "inner.rules=[{filter=1}]",
+                "--set inner.rules=\"[{filter=1}]\": invalid type: integer",
+            ),
+            ("shards.a=1", "--set shards.a: \"shards\" is no table"),
+            ("meta", "--set \"meta\": FIELD=VALUE is expected"),
+            ("=1", "--set \"=1\": FIELD=VALUE is expected"),
+            ("inner..size=1", "--set \"inner..size=1\": FIELD=VALUE is expected"),
+        ] {
+            let message = refused(&[given]);
+            assert!(message.starts_with(told), "{given}: {message}");
+        }
+    }
+
+    #[test]
+    fn errors_of_the_file_keep_their_line_beside_overrides() {
+        let file = "grpc_listen = \"a:1\"\nshards = \"many\"\n";
+        let message = loaded(file, &["zone=z"]).expect_err("wrong").to_string();
+        assert!(message.contains("line 2: field \"shards\": value \"many\""), "{message}");
+        assert_eq!(loaded(file, &["shards=5"]).expect("repaired").shards, 5);
     }
 }

@@ -47,8 +47,8 @@ fn router(metrics: PrometheusHandle, health: Health) -> Router {
 }
 
 async fn scrape(State(metrics): State<PrometheusHandle>) -> impl IntoResponse {
-    process::refresh();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], metrics.render())
+    let text = metrics.render() + &process::render();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
 async fn ready(State(health): State<Health>) -> (StatusCode, String) {
@@ -95,8 +95,11 @@ mod tests {
         assert!(fetch(address, "/health/ready").await.starts_with("HTTP/1.1 200"));
         assert!(fetch(address, "/health/live").await.starts_with("HTTP/1.1 200"));
         let told = fetch(address, "/metrics").await;
-        assert!(told.contains("holdfast_process_resident_bytes"), "{told}");
-        assert!(told.contains("holdfast_process_clock_seconds"), "{told}");
+        assert!(told.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{told}");
+        assert!(told.contains("# TYPE process_cpu_seconds_total counter"), "{told}");
+        assert!(told.contains("# HELP process_resident_memory_bytes "), "{told}");
+        assert!(told.contains("\nholdfast_process_clock_seconds "), "{told}");
+        assert!(told.contains("\nholdfast_build_info{version=\""), "{told}");
         shutdown.trigger();
         server.await.expect("ends on shutdown");
     }

@@ -3,6 +3,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod described;
 pub mod grpc;
 pub mod health;
 pub mod http;

@@ -7,8 +7,6 @@ use tracing_subscriber::EnvFilter;
 
 pub use metrics_exporter_prometheus::PrometheusHandle;
 
-use crate::process;
-
 /// Upper bounds of every histogram whose name ends in `_seconds`.
 const SECONDS_BUCKETS: &[f64] = &[
     0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1,
@@ -56,7 +54,6 @@ pub fn init(role: &str, name: &str) -> PrometheusHandle {
     if metrics::set_global_recorder(recorder).is_err() {
         tracing::warn!("metrics were started before; this handle stays empty");
     }
-    process::describe();
     tracing::info!(
         role,
         name,
