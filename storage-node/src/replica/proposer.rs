@@ -111,6 +111,13 @@ impl Replica {
         }
     }
 
+    /// Queues a request of this process; the answer comes when it is applied.
+    pub(crate) fn ask(&self, request: Request) -> oneshot::Receiver<Outcome> {
+        let (done, outcome) = oneshot::channel();
+        self.request(request, Waiter::Task(done));
+        outcome
+    }
+
     /// The proposer's loop; ends with the replica.
     pub(crate) async fn propose_forever(self: Arc<Self>) {
         loop {

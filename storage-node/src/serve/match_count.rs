@@ -1,11 +1,13 @@
-//! Counts how much of a shard the sessions of another shard still want, for the leader of that one. It
-//! looks at topics and positions, never at a record; what has expired is counted too.
+//! Counts how much of a shard sessions still want, for the leader of their shard and for people. It looks
+//! at topics and positions, and at a record only to tell when it was stored; what has expired is counted
+//! too.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use holdfast_log::run::{Matches, RunError};
 use holdfast_proto::ids::{Namespace, Position, ShardId};
+use holdfast_proto::placed::Placed;
 use holdfast_proto::shard::Status;
 use holdfast_proto::storage::{CountMatchesReply, CountMatchesRequest, MatchCount, MatchQuery};
 use holdfast_proto::topic;
@@ -26,13 +28,10 @@ pub(crate) async fn count(
     site: &Site,
     request: CountMatchesRequest,
 ) -> Result<CountMatchesReply, &'static str> {
-    let filters = || request.queries.iter().flat_map(|query| &query.filters);
     if request.queries.len() > COUNT_QUERIES_MAX {
         return Err("too many queries");
     }
-    if filters().any(|filter| topic::check_filter(filter).is_err() || topic::is_shared(filter)) {
-        return Err("a filter is malformed");
-    }
+    check_filters(request.queries.iter().flat_map(|query| &query.filters))?;
     let replica = u16::try_from(request.shard).ok().and_then(|shard| site.replica(ShardId(shard)));
     let Some(replica) = replica else { return Ok(without(Status::NotLeader)) };
     if let Err(status) = replica.serving() {
@@ -59,6 +58,16 @@ pub(crate) async fn count(
     }
 }
 
+/// Refuses what is no filter of messages.
+pub(super) fn check_filters<'a>(
+    mut filters: impl Iterator<Item = &'a String>,
+) -> Result<(), &'static str> {
+    match filters.any(|filter| topic::check_filter(filter).is_err() || topic::is_shared(filter)) {
+        true => Err("a filter is malformed"),
+        false => Ok(()),
+    }
+}
+
 fn without(status: Status) -> CountMatchesReply {
     CountMatchesReply { status: status.into(), counts: Vec::new() }
 }
@@ -68,21 +77,40 @@ fn count_all(
     cell: &Cell,
     request: &CountMatchesRequest,
 ) -> Result<Option<Vec<MatchCount>>, RunError> {
+    let below = match request.below {
+        0 => cell.shard.lock().next_position().0,
+        below => below,
+    };
     // Many sessions ask for the same.
     let mut known: HashMap<&MatchQueryKey, MatchCount> = HashMap::new();
+    let mut times: HashMap<u64, u64> = HashMap::new();
     let keys: Vec<MatchQueryKey> = request.queries.iter().map(MatchQueryKey::of).collect();
     let mut counts = Vec::with_capacity(keys.len());
     for key in &keys {
         let count = match known.get(key) {
             Some(count) => *count,
             None => {
-                let range = Position(key.from)..Position(request.below);
+                let range = Position(key.from)..Position(below);
                 let namespace = Namespace(key.namespace);
                 let Some(found) = count_in(cell, namespace, &key.filters, range)? else {
                     return Ok(None);
                 };
-                let first = found.first.map_or(request.below, |first| first.0);
-                let count = MatchCount { count: found.count, first, first_time_ms: 0 };
+                let mut count = MatchCount { count: found.count, first: below, first_time_ms: 0 };
+                if let Some(Position(first)) = found.first {
+                    count.first = first;
+                    if request.with_time {
+                        count.first_time_ms = match times.get(&first) {
+                            Some(time_ms) => *time_ms,
+                            None => {
+                                let Some(time_ms) = stored_at(cell, first)? else {
+                                    return Ok(None);
+                                };
+                                times.insert(first, time_ms);
+                                time_ms
+                            }
+                        };
+                    }
+                }
                 known.insert(key, count);
                 count
             }
@@ -90,6 +118,17 @@ fn count_all(
         counts.push(count);
     }
     Ok(Some(counts))
+}
+
+/// Shard time at which the record at a position was stored, 0 if it is not kept any more; `None` while
+/// its run is not here.
+fn stored_at(cell: &Cell, position: u64) -> Result<Option<u64>, RunError> {
+    let page = cell.at(&[position])?;
+    if page.status != Status::Ok {
+        return Ok(None);
+    }
+    let placed = Placed::decode_all(page.records.freeze()).unwrap_or_default();
+    Ok(Some(placed.first().map_or(0, |placed| placed.time_ms)))
 }
 
 #[derive(PartialEq, Eq, Hash)]

@@ -1,5 +1,6 @@
 //! What this site serves: streams of gateways, streams of other sites, runs and descriptions.
 
+pub(crate) mod admin;
 pub(crate) mod link;
 pub(crate) mod match_count;
 pub(crate) mod raft_service;

@@ -17,12 +17,17 @@ use crate::site::Site;
 /// Retained messages in one answer.
 const RETAINED_MAX: usize = 100_000;
 
-/// Answers each item of a read by its own page.
-pub(crate) fn read(site: &Arc<Site>, link: &Arc<GatewayLink>, read: Read) {
-    let bytes_max = match read.page_bytes_max as usize {
+/// Bytes of one page: what was asked for, within what this site gives.
+pub(super) fn page_bytes_max(site: &Site, asked: u32) -> usize {
+    match asked as usize {
         0 => site.config.serving.block_bytes_max,
         asked => asked.min(site.config.serving.block_bytes_max),
-    };
+    }
+}
+
+/// Answers each item of a read by its own page.
+pub(crate) fn read(site: &Arc<Site>, link: &Arc<GatewayLink>, read: Read) {
+    let bytes_max = page_bytes_max(site, read.page_bytes_max);
     let namespace = Namespace(read.namespace);
     let mut later = Vec::new();
     for item in read.items {
@@ -40,48 +45,49 @@ pub(crate) fn read(site: &Arc<Site>, link: &Arc<GatewayLink>, read: Read) {
         if by_position || replica.cell.needs_disk(namespace, &read.filters, from) {
             later.push((replica, item));
         } else {
-            answer(link, read.request_id, &replica, &item, namespace, &read.filters, bytes_max);
+            let found = page(&replica, &item, namespace, &read.filters, bytes_max);
+            link.send(Frame::ReadPage(ReadPage { request_id: read.request_id, ..found }));
         }
     }
     if !later.is_empty() {
         let (link, filters, request_id) = (link.clone(), read.filters, read.request_id);
         tokio::task::spawn_blocking(move || {
             for (replica, item) in later {
-                answer(&link, request_id, &replica, &item, namespace, &filters, bytes_max);
+                let found = page(&replica, &item, namespace, &filters, bytes_max);
+                link.send(Frame::ReadPage(ReadPage { request_id, ..found }));
             }
         });
     }
 }
 
-fn answer(
-    link: &GatewayLink,
-    request_id: u64,
+/// Reads one page of a shard that is served here. It may read files.
+pub(super) fn page(
     replica: &Replica,
     item: &ReadItem,
     namespace: Namespace,
     filters: &[String],
     bytes_max: usize,
-) {
+) -> ReadPage {
     let found = if item.positions.is_empty() {
         replica.cell.read(namespace, filters, Position(item.from), bytes_max)
     } else {
         replica.cell.at(&item.positions)
     };
     let page = match found {
-        Ok(page) => filled(request_id, item.shard, page),
+        Ok(page) => filled(item.shard, page),
         Err(error) => {
             tracing::error!(shard = item.shard, %error, "run cannot be read");
             metrics::refused("run_unreadable");
-            unserved(request_id, item.shard, Status::Unavailable, replica.leader_site())
+            unserved(0, item.shard, Status::Unavailable, replica.leader_site())
         }
     };
     metrics::read(page.records.len());
-    link.send(Frame::ReadPage(page));
+    page
 }
 
-fn filled(request_id: u64, shard: u32, page: Page) -> ReadPage {
+fn filled(shard: u32, page: Page) -> ReadPage {
     ReadPage {
-        request_id,
+        request_id: 0,
         shard,
         status: page.status.into(),
         next: page.next.0,
@@ -93,7 +99,8 @@ fn filled(request_id: u64, shard: u32, page: Page) -> ReadPage {
     }
 }
 
-fn unserved(request_id: u64, shard: u32, status: Status, leader_site: u64) -> ReadPage {
+/// A page that only says why there is none.
+pub(super) fn unserved(request_id: u64, shard: u32, status: Status, leader_site: u64) -> ReadPage {
     ReadPage { request_id, shard, status: status.into(), leader_site, ..ReadPage::default() }
 }
 

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::link::{GatewayLink, Outgoing};
-use super::{check_cluster, check_hello, match_count, reads};
+use super::{admin, check_cluster, check_hello, match_count, reads};
 use crate::metrics;
 use crate::replica::cell::run_id;
 use crate::replica::proposer::{Waiter, refusal};
@@ -78,7 +78,7 @@ impl Storage for StorageService {
         request: Request<FetchRunRequest>,
     ) -> Result<Response<Frames<Chunk>>, Status> {
         let request = request.into_inner();
-        check_cluster("fetching site", &self.0, &request.cluster_id).map_err(|status| *status)?;
+        self.check_caller(&request.cluster_id)?;
         let row = request.run.ok_or_else(|| Status::invalid_argument("no run named"))?;
         let id = run_id(ShardId(request.shard as u16), &row);
         let disk = self.0.disk.clone();
@@ -107,37 +107,45 @@ impl Storage for StorageService {
         request: Request<CountMatchesRequest>,
     ) -> Result<Response<CountMatchesReply>, Status> {
         let request = request.into_inner();
-        check_cluster("counting site", &self.0, &request.cluster_id).map_err(|status| *status)?;
+        self.check_caller(&request.cluster_id)?;
         let counted = match_count::count(&self.0, request).await;
         counted.map(Response::new).map_err(Status::invalid_argument)
     }
 
     async fn get_sessions(
         &self,
-        _: Request<GetSessionsRequest>,
+        request: Request<GetSessionsRequest>,
     ) -> Result<Response<GetSessionsReply>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let request = request.into_inner();
+        self.check_caller(&request.cluster_id)?;
+        admin::sessions(&self.0, request).await.map(Response::new)
     }
 
     async fn read_matches(
         &self,
-        _: Request<ReadMatchesRequest>,
+        request: Request<ReadMatchesRequest>,
     ) -> Result<Response<ReadPage>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let request = request.into_inner();
+        self.check_caller(&request.cluster_id)?;
+        admin::matches(&self.0, request).await.map(Response::new)
     }
 
     async fn propose_command(
         &self,
-        _: Request<ProposeCommandRequest>,
+        request: Request<ProposeCommandRequest>,
     ) -> Result<Response<ProposeDone>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let request = request.into_inner();
+        self.check_caller(&request.cluster_id)?;
+        Ok(Response::new(admin::propose(&self.0, request).await))
     }
 
     async fn roll_shard(
         &self,
-        _: Request<RollShardRequest>,
+        request: Request<RollShardRequest>,
     ) -> Result<Response<RollShardReply>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let request = request.into_inner();
+        self.check_caller(&request.cluster_id)?;
+        Ok(Response::new(admin::roll(&self.0, request.shard).await))
     }
 
     type VerifyShardStream = Frames<VerifyShardReply>;
@@ -147,6 +155,12 @@ impl Storage for StorageService {
         _: Request<VerifyShardRequest>,
     ) -> Result<Response<Frames<VerifyShardReply>>, Status> {
         Err(Status::unimplemented("not in this version"))
+    }
+}
+
+impl StorageService {
+    fn check_caller(&self, cluster_id: &str) -> Result<(), Status> {
+        check_cluster("the caller", &self.0, cluster_id).map_err(|status| *status)
     }
 }
 

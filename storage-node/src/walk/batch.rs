@@ -16,7 +16,6 @@ use tokio::sync::oneshot;
 use super::Goals;
 use crate::metrics;
 use crate::replica::Replica;
-use crate::replica::proposer::Waiter;
 
 /// Sessions of which one batch looks at most, asked about or not.
 const SEEN_MAX: u64 = 10_000;
@@ -177,10 +176,7 @@ fn lower(low_marks: &mut [u64], shard: u16, to: u64) {
 }
 
 fn propose(replica: &Replica, command: MoveOn) -> oneshot::Receiver<Outcome> {
-    let (done, outcome) = oneshot::channel();
-    let command = Command { command: Some(Kind::MoveOn(command)) };
-    replica.request(Request::Command(command), Waiter::Task(done));
-    outcome
+    replica.ask(Request::Command(Command { command: Some(Kind::MoveOn(command)) }))
 }
 
 impl Need {
