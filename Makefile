@@ -32,6 +32,7 @@ test: tools ## Check format and lints, run all tests, also on real processes wit
 	@if cargo nextest --version >/dev/null 2>&1; then cargo nextest run --workspace; else cargo test --workspace -- --test-threads=2; fi
 
 tools: protoc etcd $(VENV)/done $(NODE)/done
+	@.ci/tools/helm && .ci/tools/kubernetes-validate
 	@command -v mosquitto_sub >/dev/null || { echo "== installing mosquitto-clients (Debian package)"; $(APT) mosquitto-clients >/dev/null; }
 
 # The etcd client is generated from its .proto files when it is built; the other package has those of Google that they import.
