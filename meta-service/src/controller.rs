@@ -17,6 +17,7 @@ use holdfast_control::{
     control::{Control, CoverId, Event, Now, SteerId, StreamId, Turn},
     routes::Filter,
     steering::{Steer, SteerRefusal},
+    storage_view::ClusterView,
 };
 use holdfast_node_kit::{clock, health::Health, shutdown::Shutdown};
 use holdfast_proto::{
@@ -87,6 +88,7 @@ enum Message {
     Cover(Vec<Filter>, oneshot::Sender<Result<u64, Busy>>),
     Steer(Steer, oneshot::Sender<Steered>),
     DescribeStorage(oneshot::Sender<StorageDescription>),
+    Describe(oneshot::Sender<ClusterView>),
 }
 
 /// What became of an operator's request.
@@ -138,6 +140,13 @@ impl Controller {
         answer.await.ok()
     }
 
+    /// Everything that operators see, as of one turn. Nothing: the controller ended.
+    pub(crate) async fn describe(&self) -> Option<ClusterView> {
+        let (reply, answer) = oneshot::channel();
+        self.messages.send(Message::Describe(reply)).await.ok()?;
+        answer.await.ok()
+    }
+
     /// Sites, what they hold, and what moves. Nothing: the controller ended.
     pub(crate) async fn describe_storage(&self) -> Option<StorageDescription> {
         let (reply, answer) = oneshot::channel();
@@ -171,7 +180,9 @@ pub(crate) struct ControllerLoop {
     steered: HashMap<SteerId, oneshot::Sender<Steered>>,
     next_steer: u64,
     /// Answered at the end of the turn, when everything is durable.
-    describe: Vec<oneshot::Sender<StorageDescription>>,
+    describe_storage: Vec<oneshot::Sender<StorageDescription>>,
+    /// Answered likewise.
+    describe: Vec<oneshot::Sender<ClusterView>>,
     /// That the store was set back was logged.
     set_back_logged: bool,
 }
@@ -240,7 +251,8 @@ impl ControllerLoop {
                     self.steered.insert(request, reply);
                     self.control.handle(Event::Steer { request, steer }, now);
                 }
-                Message::DescribeStorage(reply) => self.describe.push(reply),
+                Message::DescribeStorage(reply) => self.describe_storage.push(reply),
+                Message::Describe(reply) => self.describe.push(reply),
             }
         }
         let mut turn = self.control.finish(now);
@@ -250,9 +262,12 @@ impl ControllerLoop {
             return Err(ControllerError::Expired);
         }
         self.show(turn);
-        for reply in self.describe.drain(..) {
+        for reply in self.describe_storage.drain(..) {
             // The asker may have gone.
             let _ = reply.send(self.control.describe_storage(now));
+        }
+        for reply in self.describe.drain(..) {
+            let _ = reply.send(self.control.describe(now));
         }
         Ok(())
     }

@@ -89,7 +89,7 @@ pub(crate) fn request_refused(reason: &'static str) {
 pub(crate) fn storage(figures: StorageFigures) {
     gauge!(TRANSITIONS).set(figures.transitions as f64);
     gauge!(MISSING_BYTES).set(figures.missing_bytes as f64);
-    gauge!(UNDER_HELD).set(figures.under_held as f64);
+    gauge!(UNDER_HELD).set(figures.under_replicated as f64);
     let states = ["active", "draining", "drained", "lost"];
     for (state, count) in states.into_iter().zip(figures.states) {
         gauge!(SITES, "state" => state).set(count as f64);

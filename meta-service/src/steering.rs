@@ -27,12 +27,20 @@ impl SteeringService {
 fn refused(refusal: &SteerRefusal) -> Status {
     metrics::request_refused("steering");
     match refusal {
-        SteerRefusal::Unknown { .. } => Status::not_found(refusal.to_string()),
+        SteerRefusal::Unknown { .. } | SteerRefusal::UnknownShard { .. } => {
+            Status::not_found(refusal.to_string())
+        }
         SteerRefusal::Ambiguous { .. } => Status::invalid_argument(refusal.to_string()),
         SteerRefusal::TooFewSites { .. }
         | SteerRefusal::Up { .. }
         | SteerRefusal::Lost { .. }
         | SteerRefusal::Holds { .. }
+        | SteerRefusal::NoReplica { .. }
+        | SteerRefusal::HasReplica { .. }
+        | SteerRefusal::Unusable { .. }
+        | SteerRefusal::Leaving { .. }
+        | SteerRefusal::SameZone { .. }
+        | SteerRefusal::UnderWay { .. }
         | SteerRefusal::SetBack => Status::failed_precondition(refusal.to_string()),
     }
 }

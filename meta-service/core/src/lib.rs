@@ -7,6 +7,7 @@
 pub mod control;
 pub mod liveness;
 pub mod membership;
+mod pins;
 pub mod placement;
 pub mod registry;
 pub mod reports;

@@ -342,6 +342,11 @@ impl Membership {
         gone.map(|info| SiteId(info.site_id)).collect()
     }
 
+    /// A shard, to be placed by hand.
+    pub(crate) fn shard_mut(&mut self, shard: u32) -> Option<&mut ShardInfo> {
+        self.head.placement.get_mut(shard as usize)
+    }
+
     /// Sites as transitions see them.
     pub fn members(&self) -> Members {
         self.sites.iter().map(|(site, info)| (*site, member(info))).collect()
@@ -414,7 +419,7 @@ impl Membership {
         let eligible = self.sites.values().filter(|info| is_eligible(info));
         let candidates: Vec<Candidate> = eligible.map(|info| member(info).candidate).collect();
         let (shards, replicas) = (self.shards(), self.replication_factor());
-        let Some(placement) = placement::place(&candidates, shards, replicas, &[]) else {
+        let Some(placement) = placement::place(&candidates, shards, replicas, &[], &[]) else {
             return false;
         };
         for (shard, sites) in (0..).zip(placement) {
@@ -479,14 +484,20 @@ fn incarnation(info: &GatewayInfo) -> Incarnation {
     Incarnation(info.gateway.as_ref().map_or(0, |gateway| gateway.incarnation))
 }
 
-fn is_eligible(info: &SiteInfo) -> bool {
+/// The site is up and active: it may be given replicas.
+pub(crate) fn is_eligible(info: &SiteInfo) -> bool {
     info.liveness() == Liveness::Up && info.state() == SiteState::Active
+}
+
+/// What fails together with the site; empty: not said.
+pub(crate) fn zone(info: &SiteInfo) -> &str {
+    info.labels.get(ZONE_LABEL).map_or("", String::as_str)
 }
 
 fn member(info: &SiteInfo) -> Member {
     let candidate = Candidate {
         site: SiteId(info.site_id),
-        zone: info.labels.get(ZONE_LABEL).cloned().unwrap_or_default(),
+        zone: zone(info).to_owned(),
         gains: is_eligible(info),
         keeps: info.state() == SiteState::Active,
     };

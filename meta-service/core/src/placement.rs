@@ -3,6 +3,8 @@
 //! A shard's replicas are on distinct sites. In this order it is preferred that they are in as many zones
 //! as there are, that every site holds the same number of replicas, that every site is preferred leader
 //! of the same number of shards, and that nothing moves. Placing what is placed already moves nothing.
+//!
+//! What is pinned is given: the others are evened out around it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -21,27 +23,39 @@ pub struct Candidate {
     pub keeps: bool,
 }
 
+/// Where a shard is wanted by hand. A pin that names a site that may not keep replicas, or not as many
+/// sites as a shard has replicas, counts for nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pin {
+    /// Sites that have its replicas; empty: any.
+    pub sites: Vec<SiteId>,
+    /// Site that is preferred as leader, and keeps its replica.
+    pub leader: Option<SiteId>,
+}
+
 /// Sites of every shard, preferred leader first.
 pub type Placement = Vec<Vec<SiteId>>;
 
-/// Places `shards` shards with `replicas` replicas each; `current` is what is placed now (empty: nothing).
-/// Nothing if some shard cannot have that many.
+/// Places `shards` shards with `replicas` replicas each; `current` is what is placed now (empty: nothing),
+/// `pins` what is given, in the order of shards (empty: nothing). Nothing if some shard cannot have that many.
 pub fn place(
     candidates: &[Candidate],
     shards: u16,
     replicas: usize,
     current: &[Vec<SiteId>],
+    pins: &[Pin],
 ) -> Option<Placement> {
     if candidates.len() < replicas || replicas == 0 {
         return None;
     }
-    let mut plan = Plan::new(candidates, usize::from(shards), current);
+    let mut plan = Plan::new(candidates, usize::from(shards));
+    plan.take(current, pins, replicas);
     if !plan.fill(replicas) {
         return None;
     }
     plan.spread_zones();
     plan.balance();
-    Some(plan.lead(current))
+    Some(plan.lead())
 }
 
 /// A replica of a shard goes from one site to another.
@@ -63,10 +77,14 @@ struct Plan {
     shards: Vec<Vec<usize>>,
     /// Who leads now.
     leaders: Vec<Option<usize>>,
+    /// All replicas of the shard are pinned.
+    pinned: Vec<bool>,
+    /// Who leads by its pin.
+    pinned_leaders: Vec<Option<usize>>,
 }
 
 impl Plan {
-    fn new(candidates: &[Candidate], shards: usize, current: &[Vec<SiteId>]) -> Plan {
+    fn new(candidates: &[Candidate], shards: usize) -> Plan {
         let mut sorted: Vec<&Candidate> = candidates.iter().collect();
         sorted.sort_by_key(|candidate| candidate.site);
         sorted.dedup_by_key(|candidate| candidate.site);
@@ -75,7 +93,7 @@ impl Plan {
             let next = zones.len();
             zones.entry(candidate.zone.as_str()).or_insert(next);
         }
-        let mut plan = Plan {
+        Plan {
             sites: sorted.iter().map(|candidate| candidate.site).collect(),
             zones: sorted.iter().map(|candidate| zones[candidate.zone.as_str()]).collect(),
             gains: sorted.iter().map(|candidate| candidate.gains).collect(),
@@ -83,15 +101,43 @@ impl Plan {
             held: vec![BTreeSet::new(); sorted.len()],
             shards: vec![Vec::new(); shards],
             leaders: vec![None; shards],
-        };
-        for (shard, sites) in current.iter().enumerate().take(shards) {
-            let known = |site: &SiteId| plan.sites.binary_search(site).ok();
-            plan.leaders[shard] = sites.first().and_then(known);
-            for site in sites.iter().filter_map(known).collect::<Vec<_>>() {
-                plan.add(shard, site);
-            }
+            pinned: vec![false; shards],
+            pinned_leaders: vec![None; shards],
         }
-        plan
+    }
+
+    /// Begins with what is placed, and with what is pinned instead of it.
+    fn take(&mut self, current: &[Vec<SiteId>], pins: &[Pin], replicas: usize) {
+        for shard in 0..self.shards.len() {
+            let placed = current.get(shard).map(Vec::as_slice).unwrap_or_default();
+            self.leaders[shard] = placed.first().and_then(|site| self.index(*site));
+            let pin = pins.get(shard);
+            let given = pin.and_then(|pin| self.given(&pin.sites, replicas));
+            self.pinned[shard] = given.is_some();
+            let known = || placed.iter().filter_map(|site| self.index(*site)).collect();
+            for site in given.unwrap_or_else(known) {
+                self.add(shard, site);
+            }
+            let leader = pin.and_then(|pin| pin.leader).and_then(|site| self.index(site));
+            let leads = |site: &usize| self.keeps[*site] && self.held[*site].contains(&shard);
+            self.pinned_leaders[shard] = leader.filter(leads);
+        }
+    }
+
+    /// The sites of a pin, if it counts.
+    fn given(&self, sites: &[SiteId], replicas: usize) -> Option<Vec<usize>> {
+        let given: BTreeSet<usize> = sites.iter().filter_map(|site| self.index(*site)).collect();
+        let whole = given.len() == replicas && sites.len() == replicas;
+        (whole && given.iter().all(|site| self.keeps[*site])).then(|| given.into_iter().collect())
+    }
+
+    fn index(&self, site: SiteId) -> Option<usize> {
+        self.sites.binary_search(&site).ok()
+    }
+
+    /// The shard's replica may not leave the site.
+    fn is_pinned(&self, shard: usize, site: usize) -> bool {
+        self.pinned[shard] || self.pinned_leaders[shard] == Some(site)
     }
 
     fn load(&self, site: usize) -> usize {
@@ -127,7 +173,8 @@ impl Plan {
         for shard in 0..self.shards.len() {
             while self.shards[shard].len() > replicas {
                 let held = self.shards[shard].iter().copied();
-                let surplus = held.max_by_key(|site| {
+                let free = held.filter(|site| !self.is_pinned(shard, *site));
+                let surplus = free.max_by_key(|site| {
                     let crowd = self.zone_count(shard, *site, None);
                     (!self.keeps[*site], crowd, self.load(*site), *site)
                 });
@@ -172,7 +219,8 @@ impl Plan {
 
     fn zone_step(&self, shard: usize) -> Option<Move> {
         let mut best = None;
-        for &from in self.shards[shard].iter().filter(|site| self.keeps[**site]) {
+        let may_leave = |site: &&usize| self.keeps[**site] && !self.is_pinned(shard, **site);
+        for &from in self.shards[shard].iter().filter(may_leave) {
             let before = self.zone_count(shard, from, Some(from));
             for to in (0..self.sites.len()).filter(|site| self.gains[*site]) {
                 let after = self.zone_count(shard, to, Some(from));
@@ -227,6 +275,7 @@ impl Plan {
     fn movable(&self, from: usize, to: usize, except: &[usize]) -> Option<usize> {
         let fits = |shard: &&usize| {
             !self.held[to].contains(*shard)
+                && !self.is_pinned(**shard, from)
                 && !except.contains(*shard)
                 && self.zone_count(**shard, to, Some(from))
                     <= self.zone_count(**shard, from, Some(from))
@@ -293,14 +342,13 @@ impl Plan {
         Some(steps)
     }
 
-    /// Chooses preferred leaders: those of `current` where they still hold the shard, then evened out
-    /// along chains of shards from the site that leads most to one that leads at least two fewer.
-    fn lead(&self, current: &[Vec<SiteId>]) -> Placement {
+    /// Chooses preferred leaders: those that are pinned, and those that lead now where they still hold the
+    /// shard; then evened out along chains of shards from the site that leads most to one that leads at least two fewer.
+    fn lead(&self) -> Placement {
         let mut led = vec![0usize; self.sites.len()];
         let mut leaders: Vec<usize> = Vec::with_capacity(self.shards.len());
         for (shard, held) in self.shards.iter().enumerate() {
-            let kept = current.get(shard).and_then(|sites| sites.first());
-            let kept = kept.and_then(|site| self.sites.binary_search(site).ok());
+            let kept = self.pinned_leaders[shard].or(self.leaders[shard]);
             let leader = kept.filter(|site| held.contains(site)).unwrap_or_else(|| {
                 let best = |site: &usize| (!self.gains[*site], led[*site], *site);
                 held.iter().copied().min_by_key(best).unwrap_or(0)
@@ -349,8 +397,12 @@ impl Plan {
                 }
                 return Some(chain);
             }
-            for (shard, held) in
-                self.shards.iter().enumerate().filter(|(shard, _)| leaders[*shard] == site)
+            let free = |shard: usize| self.pinned_leaders[shard].is_none();
+            for (shard, held) in self
+                .shards
+                .iter()
+                .enumerate()
+                .filter(|(shard, _)| leaders[*shard] == site && free(*shard))
             {
                 for &next in held.iter().filter(|next| **next != start && self.gains[**next]) {
                     if next != site && came[next].is_none() {
@@ -365,218 +417,4 @@ impl Plan {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn candidates(count: usize, zones: usize) -> Vec<Candidate> {
-        let zone = |n: usize| if zones == 0 { String::new() } else { format!("z{}", n % zones) };
-        let site = |n: usize| SiteId(1000 + 7 * n as u64);
-        let candidate = |n| Candidate { site: site(n), zone: zone(n), gains: true, keeps: true };
-        (0..count).map(candidate).collect()
-    }
-
-    fn loads(placement: &Placement, candidates: &[Candidate]) -> (Vec<usize>, Vec<usize>) {
-        let count = |site: SiteId, width: usize| {
-            placement
-                .iter()
-                .filter(|held| held.iter().take(width).any(|held| *held == site))
-                .count()
-        };
-        let replicas =
-            candidates.iter().map(|candidate| count(candidate.site, usize::MAX)).collect();
-        (replicas, candidates.iter().map(|candidate| count(candidate.site, 1)).collect())
-    }
-
-    fn spread(loads: &[usize]) -> usize {
-        loads.iter().max().unwrap() - loads.iter().min().unwrap()
-    }
-
-    fn zones_of(held: &[SiteId], candidates: &[Candidate]) -> usize {
-        let zone = |site: &SiteId| &candidates.iter().find(|c| c.site == *site).unwrap().zone;
-        held.iter().map(zone).collect::<BTreeSet<_>>().len()
-    }
-
-    /// Replicas of `after` that `before` does not have.
-    fn moved(before: &Placement, after: &Placement) -> usize {
-        let new = |(old, new): (&Vec<SiteId>, &Vec<SiteId>)| {
-            new.iter().filter(|site| !old.contains(site)).count()
-        };
-        before.iter().zip(after).map(new).sum()
-    }
-
-    /// The first shard that is not as wanted, one replica nearer to it.
-    fn single_step(placement: &mut Placement, target: &Placement, turn: usize) -> bool {
-        let count = placement.len();
-        for shard in (0..count).map(|shard| (shard + turn) % count) {
-            let (held, wanted) = (&mut placement[shard], &target[shard]);
-            let Some(to) = wanted.iter().find(|site| !held.contains(site)) else { continue };
-            let from = held.iter().position(|site| !wanted.contains(site)).unwrap();
-            held.remove(from);
-            held.push(*to);
-            return true;
-        }
-        false
-    }
-
-    proptest! {
-        #[test]
-        fn replicas_and_leaders_are_balanced(count in 1usize..12, shards in 1u16..70, width in 0usize..3) {
-            let replicas = [1, 3, 5][width];
-            let sites = candidates(count, 0);
-            let Some(placement) = place(&sites, shards, replicas, &[]) else {
-                prop_assert!(count < replicas);
-                return Ok(());
-            };
-            for held in &placement {
-                let distinct: BTreeSet<_> = held.iter().collect();
-                prop_assert_eq!(distinct.len(), replicas);
-            }
-            let (replicas, leaders) = loads(&placement, &sites);
-            prop_assert!(spread(&replicas) <= 1, "{:?}", replicas);
-            prop_assert!(spread(&leaders) <= 1, "{:?}", leaders);
-        }
-
-        #[test]
-        fn zones_are_spread(count in 3usize..12, zones in 1usize..6, shards in 1u16..70, width in 0usize..3) {
-            let replicas = [1, 3, 5][width];
-            let sites = candidates(count, zones);
-            let Some(placement) = place(&sites, shards, replicas, &[]) else { return Ok(()) };
-            let possible = zones.min(count).min(replicas);
-            for held in &placement {
-                prop_assert_eq!(zones_of(held, &sites), possible);
-            }
-            if count % zones == 0 {
-                let (replicas, leaders) = loads(&placement, &sites);
-                prop_assert!(spread(&replicas) <= 1, "{:?}", replicas);
-                prop_assert!(spread(&leaders) <= 1, "{:?}", leaders);
-            }
-        }
-
-        #[test]
-        fn placing_is_deterministic_and_moves_nothing_twice(
-            count in 3usize..12, zones in 0usize..5, shards in 1u16..70, seed in any::<u64>()
-        ) {
-            let sites = candidates(count, zones);
-            let placement = place(&sites, shards, 3, &[]).unwrap();
-            let mut shuffled = sites.clone();
-            shuffled.rotate_left((seed % count as u64) as usize);
-            prop_assert_eq!(&place(&shuffled, shards, 3, &[]).unwrap(), &placement);
-            prop_assert_eq!(&place(&sites, shards, 3, &placement).unwrap(), &placement);
-        }
-
-        #[test]
-        fn a_new_site_takes_its_share_and_no_more(count in 1usize..12, shards in 1u16..70, width in 0usize..3) {
-            let replicas = [1, 3, 5][width];
-            let all = candidates(count + 1, 0);
-            let Some(before) = place(&all[1..], shards, replicas, &[]) else { return Ok(()) };
-            let after = place(&all, shards, replicas, &before).unwrap();
-            let share = (usize::from(shards) * replicas).div_ceil(count + 1);
-            prop_assert!(moved(&before, &after) <= share, "{} of {}", moved(&before, &after), share);
-            let (replicas, leaders) = loads(&after, &all);
-            prop_assert!(spread(&replicas) <= 1, "{:?}", replicas);
-            prop_assert!(spread(&leaders) <= 1, "{:?}", leaders);
-        }
-
-        #[test]
-        fn a_site_that_may_not_keep_is_emptied(
-            count in 4usize..10, zones in 0usize..4, shards in 1u16..70, leaving in 0usize..10
-        ) {
-            let mut sites = candidates(count, zones);
-            let before = place(&sites, shards, 3, &[]).unwrap();
-            let leaving = leaving % count;
-            (sites[leaving].gains, sites[leaving].keeps) = (false, false);
-            let after = place(&sites, shards, 3, &before).unwrap();
-            prop_assert!(after.iter().all(|held| held.len() == 3 && !held.contains(&sites[leaving].site)));
-            if zones == 0 {
-                let had = loads(&before, &sites).0[leaving];
-                prop_assert!(moved(&before, &after) <= had + had / 2 + 1, "{}", moved(&before, &after));
-            }
-        }
-
-        #[test]
-        fn a_site_that_is_down_keeps_and_gains_nothing(
-            count in 3usize..10, more in 0usize..3, zones in 0usize..4, shards in 1u16..70, down in 0usize..10
-        ) {
-            let mut sites = candidates(count + more, zones);
-            let before = place(&sites[..count], shards, 3, &[]).unwrap();
-            let down = down % count;
-            sites[down].gains = false;
-            let after = place(&sites, shards, 3, &before).unwrap();
-            let site = sites[down].site;
-            for (old, new) in before.iter().zip(&after) {
-                prop_assert!(old.contains(&site) || !new.contains(&site));
-            }
-            if more == 0 && zones == 0 {
-                prop_assert_eq!(moved(&before, &after), 0);
-            }
-        }
-
-        #[test]
-        fn without_a_place_to_go_replicas_stay(shards in 1u16..70, leaving in 0usize..3) {
-            let mut sites = candidates(3, 0);
-            let before = place(&sites, shards, 3, &[]).unwrap();
-            (sites[leaving].gains, sites[leaving].keeps) = (false, false);
-            let after = place(&sites, shards, 3, &before).unwrap();
-            prop_assert_eq!(moved(&before, &after), 0);
-        }
-
-        #[test]
-        fn single_steps_lead_to_a_fixed_point(
-            count in 3usize..10,
-            zones in 0usize..5,
-            shards in 1u16..40,
-            width in 0usize..3,
-            states in proptest::collection::vec(0u8..6, 10),
-            known in 1usize..10,
-            turns in any::<usize>(),
-        ) {
-            let replicas = [1, 3, 5][width];
-            let mut sites = candidates(count, zones);
-            let known = known.clamp(replicas.min(count), count);
-            let Some(mut placement) = place(&sites[..known], shards, replicas, &[]) else { return Ok(()) };
-            for (site, state) in sites.iter_mut().zip(states) {
-                site.gains = state > 1;
-                site.keeps = state > 0;
-            }
-            let Some(wanted) = place(&sites, shards, replicas, &placement) else { return Ok(()) };
-            let bound = 2 * moved(&placement, &wanted) + 8;
-            let mut steps = 0;
-            loop {
-                let target = place(&sites, shards, replicas, &placement).unwrap();
-                if !single_step(&mut placement, &target, turns.wrapping_mul(steps) % usize::from(shards)) {
-                    break;
-                }
-                steps += 1;
-                prop_assert!(steps <= bound, "{} steps of {}", steps, bound);
-                for held in &placement {
-                    prop_assert_eq!(held.iter().collect::<BTreeSet<_>>().len(), replicas);
-                }
-            }
-            for (old, new) in wanted.iter().zip(&placement) {
-                prop_assert!(zones_of(new, &sites) >= zones_of(old, &sites));
-            }
-        }
-    }
-
-    #[test]
-    fn from_three_to_four_sites_a_quarter_moves() {
-        let sites = candidates(4, 0);
-        let before = place(&sites[..3], 16, 3, &[]).unwrap();
-        assert_eq!(moved(&before, &place(&sites, 16, 3, &before).unwrap()), 12);
-    }
-
-    #[test]
-    fn a_large_cluster_is_placed_quickly() {
-        let sites = candidates(101, 7);
-        let before = place(&sites[..100], 1024, 3, &[]).unwrap();
-        let after = place(&sites, 1024, 3, &before).unwrap();
-        assert!(moved(&before, &after) <= 3 * 1024 / 100 + 10, "{}", moved(&before, &after));
-    }
-
-    #[test]
-    fn too_few_sites_are_not_enough() {
-        assert_eq!(place(&candidates(2, 0), 16, 3, &[]), None);
-    }
-}
+mod tests;

@@ -116,6 +116,11 @@ impl Reports {
         self.sites.get(&site).is_some_and(damaged)
     }
 
+    /// The newest term in which a replica of the shard has reported to lead; 0: none has.
+    pub fn term(&self, shard: u32) -> u64 {
+        self.leaders.get(&shard).map_or(0, |leader| leader.term)
+    }
+
     /// What the leader of the newest term says.
     pub fn leader(&self, shard: u32) -> Option<Leading<'_>> {
         let leader = self.leaders.get(&shard)?;

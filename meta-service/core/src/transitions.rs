@@ -19,7 +19,7 @@ use holdfast_proto::{
 };
 
 use crate::{
-    placement::{self, Candidate, Placement},
+    placement::{self, Candidate, Pin, Placement},
     reports::Reports,
 };
 
@@ -77,6 +77,11 @@ pub enum Step {
         shard: u32,
         /// Its site.
         site: SiteId,
+    },
+    /// What an operator pinned, or a part of it, can be kept up no longer.
+    Unpin {
+        /// The shard.
+        shard: u32,
     },
 }
 
@@ -237,7 +242,8 @@ impl Transitions {
         Some(Step::Turn { shard: number, from, to: SiteId(to.site_id) })
     }
 
-    /// Begins steps: away from lost sites first, then from those that are drained, then to even loads.
+    /// Begins steps: away from lost sites first, then from those that are drained, then to where operators
+    /// want them, then to even loads.
     fn begin(
         &mut self,
         shards: &mut [ShardInfo],
@@ -297,7 +303,9 @@ impl Transitions {
         given.reports.leader(shard.shard)?;
         let leaving =
             shard.replicas.iter().filter(|replica| !target.contains(&SiteId(replica.site_id)));
+        let pinned = shard.pin.as_ref().is_some_and(|pin| !pin.sites.is_empty());
         let urgency = |replica: &ReplicaInfo| match given.members.get(&SiteId(replica.site_id)) {
+            Some(member) if member.candidate.keeps && pinned => Urgency::Pinned,
             Some(member) if member.candidate.keeps => Urgency::Balance,
             Some(member) if !member.lost => Urgency::Drain,
             _ => Urgency::Heal,
@@ -319,6 +327,7 @@ impl Transitions {
 enum Urgency {
     Heal,
     Drain,
+    Pinned,
     Balance,
 }
 
@@ -330,7 +339,14 @@ fn plan(shards: &[ShardInfo], given: Given<'_>) -> Option<Placement> {
     };
     let current: Vec<Vec<SiteId>> = shards.iter().map(sites).collect();
     let count = u16::try_from(shards.len()).ok()?;
-    placement::place(&candidates, count, given.replicas, &current)
+    let pins: Vec<Pin> = shards.iter().map(pin).collect();
+    placement::place(&candidates, count, given.replicas, &current, &pins)
+}
+
+fn pin(shard: &ShardInfo) -> Pin {
+    let Some(pin) = &shard.pin else { return Pin::default() };
+    let sites = pin.sites.iter().map(|site| SiteId(*site)).collect();
+    Pin { sites, leader: (pin.leader != 0).then_some(SiteId(pin.leader)) }
 }
 
 fn mint(next_replica_id: &mut u64) -> u64 {

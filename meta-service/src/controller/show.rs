@@ -162,5 +162,11 @@ fn log_step(step: &Step) {
         Step::Lead { shard, site } => {
             tracing::debug!(shard, site = %id(site), "another leader is preferred");
         }
+        Step::Unpin { shard } => {
+            tracing::info!(
+                shard,
+                "what was pinned of a shard cannot be kept up: placement decides"
+            );
+        }
     }
 }

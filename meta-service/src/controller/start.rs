@@ -100,6 +100,7 @@ pub(crate) async fn start(
         next_cover: 0,
         steered: HashMap::new(),
         next_steer: 0,
+        describe_storage: Vec::new(),
         describe: Vec::new(),
         set_back_logged: false,
     };

@@ -6,7 +6,12 @@ use holdfast_proto::{
 };
 
 use super::{Control, Now};
-use crate::{membership::Membership, retention, storage_view};
+use crate::{
+    membership::Membership,
+    retention,
+    storage_view::{self, ClusterView},
+    transitions::Step,
+};
 
 /// From this protocol version on sites know holders.
 const TRANSITIONS_VERSION: u32 = 2;
@@ -16,7 +21,7 @@ const MERGE_MS: u64 = 1000;
 
 impl Control {
     /// Gives up sites that were down for too long, and those whose disk was wiped, while enough others
-    /// are left.
+    /// are left to take their places.
     pub(super) fn give_up(&mut self, now: Now) {
         let down = |info: &SiteInfo| info.liveness() != Liveness::Up;
         let sites = self.membership.sites();
@@ -45,8 +50,10 @@ impl Control {
     }
 
     fn can_spare(&self, site: SiteId) -> bool {
-        self.membership.set_back_from().is_none()
-            && self.membership.eligible_without(site) >= self.membership.replication_factor()
+        let membership = &self.membership;
+        membership.set_back_from().is_none()
+            && (membership.holdings(site) == (0, 0)
+                || membership.eligible_without(site) >= membership.replication_factor())
     }
 
     /// Takes the next steps of shards, unless the store was set back.
@@ -54,6 +61,12 @@ impl Control {
         if self.membership.set_back_from().is_some() {
             return;
         }
+        let mut ended = Vec::new();
+        self.touch(|membership| {
+            ended = membership.end_pins();
+            !ended.is_empty()
+        });
+        self.turn.steps.extend(ended.into_iter().map(|shard| Step::Unpin { shard }));
         let hold = self.hold().is_some();
         let members = self.members.get_or_insert_with(|| self.membership.members());
         let (transitions, reports) = (&mut self.transitions, &self.reports);
@@ -106,8 +119,14 @@ impl Control {
     }
 
     /// What operators see. Only between turns, when all is durable.
+    pub fn describe(&self, now: Now) -> ClusterView {
+        let held_back = self.held_back(now);
+        storage_view::describe(&self.membership, &self.reports, held_back, self.routes.len())
+    }
+
+    /// The same for those who ask over gRPC.
     pub fn describe_storage(&self, now: Now) -> StorageDescription {
-        storage_view::describe(&self.membership, &self.reports, self.held_back(now))
+        storage_view::description(self.describe(now), self.membership.topology())
     }
 
     /// Merges retention and counts figures, from time to time.
