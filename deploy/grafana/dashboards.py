@@ -230,7 +230,8 @@ def process_panels():
         graph(
             "Open files and sockets",
             "Near the limit (LimitNOFILE, ulimit) a gateway takes no more clients.",
-            [target(of("process_open_fds"), "{{instance}}")],
+            [target(of("process_open_fds"), "{{instance}}"), target(of("process_max_fds"), "{{instance}} limit")],
+            log=True,
         ),
     ]
 
@@ -303,19 +304,19 @@ def overview():
         ),
         graph(
             "Acknowledging a publish",
-            "From the first message of a batch to the shard's answer: two syncs in series and the network. All gateways.",
+            "From the reading of a QoS 1 or 2 PUBLISH to the writing of its PUBACK or PUBREC. All gateways.",
             [
-                target(quantile(0.5, "holdfast_gateway_publish_durable_seconds"), "half of them within"),
-                target(quantile(0.99, "holdfast_gateway_publish_durable_seconds"), "99 % of them within"),
+                target(quantile(0.5, "holdfast_gateway_publish_seconds"), "half of them within"),
+                target(quantile(0.99, "holdfast_gateway_publish_seconds"), "99 % of them within"),
             ],
             "s",
         ),
         graph(
             "Age when delivered",
-            "Age of a message when it is sent to a durable subscriber that is connected. A session that catches up raises it.",
+            "Age of a message when it is sent to a subscriber. A session that catches up after an absence raises it.",
             [
-                target(quantile(0.5, "holdfast_gateway_durable_delivered_seconds"), "half of them within"),
-                target(quantile(0.99, "holdfast_gateway_durable_delivered_seconds"), "99 % of them within"),
+                target(quantile(0.5, "holdfast_gateway_delivery_seconds"), "half of them within"),
+                target(quantile(0.99, "holdfast_gateway_delivery_seconds"), "99 % of them within"),
             ],
             "s",
         ),
@@ -397,13 +398,13 @@ def gateways():
         (
             "Messages dropped",
             "Messages for connected sessions that were not delivered, by reason.",
-            "holdfast_gateway_dropped_total",
+            "holdfast_gateway_messages_dropped_total",
             "messages/s",
         ),
         (
-            "Connections refused",
-            "Before they were open, by reason.",
-            "holdfast_gateway_connections_refused_total",
+            "Clients refused",
+            "Before or by CONNACK, by reason.",
+            "holdfast_gateway_connects_refused_total",
             "connections/s",
         ),
         (
@@ -425,6 +426,19 @@ def gateways():
             "Sessions",
             "Sessions that gateways own now: durable ones outlive their connection.",
             [target(summed(of("holdfast_gateway_sessions"), "kind"), "{{kind}}")],
+            stack=True,
+        ),
+        graph(
+            "Connects",
+            "Clients that were accepted. Many for few connections: clients that do not stay.",
+            [target(summed(rate("holdfast_gateway_connects_accepted_total"), "instance", "protocol"), "{{instance}} MQTT {{protocol}}")],
+            axis="connects/s",
+            stack=True,
+        ),
+        graph(
+            "Subscriptions",
+            "Of connected sessions.",
+            [target(of("holdfast_gateway_subscriptions"), "{{instance}}")],
             stack=True,
         ),
         graph(
@@ -457,15 +471,35 @@ def gateways():
         ),
         graph(
             "Acknowledging a publish",
+            "From the reading of a QoS 1 or 2 PUBLISH to the writing of its PUBACK or PUBREC, 99 % of them within.",
+            [target(quantile(0.99, "holdfast_gateway_publish_seconds", "instance"), "{{instance}}")],
+            "s",
+        ),
+        graph(
+            "Of this, waiting for storage",
             "From the first message of a batch to the shard's answer, 99 % of them within.",
             [target(quantile(0.99, seconds, "instance"), "{{instance}}")],
             "s",
         ),
         graph(
             "Age when delivered",
-            "Age of a message when it is sent to a durable subscriber that is connected, 99 % of them within.",
-            [target(quantile(0.99, "holdfast_gateway_durable_delivered_seconds", "instance"), "{{instance}}")],
+            "Age of a message when it is sent to a subscriber, 99 % of them within.",
+            [target(quantile(0.99, "holdfast_gateway_delivery_seconds", "instance"), "{{instance}}")],
             "s",
+        ),
+        graph(
+            "In flight",
+            "Messages that were sent to clients and are not acknowledged by them.",
+            [target(of("holdfast_gateway_in_flight"), "{{instance}}")],
+        ),
+        graph(
+            "Bytes",
+            "Read from clients and written to them.",
+            [
+                target(rate("holdfast_gateway_received_bytes_total"), "{{instance}} received"),
+                target(rate("holdfast_gateway_sent_bytes_total"), "{{instance}} sent"),
+            ],
+            "Bps",
         ),
         graph(
             "Forwarded",
@@ -488,6 +522,12 @@ def gateways():
             "Records from tails",
             "Messages that storage nodes pushed for the sessions here, before exact matching.",
             [target(rate("holdfast_gateway_tail_records_total"), "{{instance}}")],
+            axis="records/s",
+        ),
+        graph(
+            "Catching up",
+            "Messages that sessions read back from shards after an absence.",
+            [target(rate("holdfast_gateway_catch_up_records_total"), "{{instance}}")],
             axis="records/s",
         ),
         graph(
@@ -726,7 +766,7 @@ def sessions():
         graph(
             "Dropped for connected sessions",
             "By gateways, by reason: too large for the client, expired, its queue full.",
-            [target(summed(rate("holdfast_gateway_dropped_total"), "reason"), "{{reason}}")],
+            [target(summed(rate("holdfast_gateway_messages_dropped_total"), "reason"), "{{reason}}")],
             axis="messages/s",
         ),
         row("Subscriptions"),
