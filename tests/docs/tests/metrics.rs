@@ -1,0 +1,27 @@
+//! Every metric is described, and named as Prometheus has it.
+
+use holdfast_docs::program::Program;
+
+#[test]
+fn names_units_and_types_agree() {
+    for program in Program::all().expect("built") {
+        let metrics = program.metrics().expect("metrics");
+        assert!(metrics.len() > 10, "{} describes {} metrics", program.name, metrics.len());
+        for metric in metrics {
+            let (name, kind) = (metric.name.as_str(), metric.kind.as_str());
+            assert!(!metric.help.is_empty(), "{name} has no meaning");
+            assert!(name.starts_with("holdfast_") || name.starts_with("process_"), "{name}");
+            assert_eq!(name.ends_with("_total"), kind == "counter", "{name} is a {kind}");
+            let unit = metric.unit.unwrap_or_default();
+            let base = name.strip_suffix("_total").unwrap_or(name);
+            for suffix in ["seconds", "bytes"] {
+                assert_eq!(base.ends_with(suffix), unit == suffix, "{name} is in {unit:?}");
+            }
+            assert!(["", "seconds", "bytes"].contains(&unit.as_str()), "{name} is in {unit:?}");
+            for suffix in ["_count", "_sum", "_bucket", "_ms", "_info"] {
+                let known = suffix == "_info" && kind == "gauge";
+                assert!(!name.ends_with(suffix) || known, "{name} is a {kind}");
+            }
+        }
+    }
+}
