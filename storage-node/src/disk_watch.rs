@@ -1,13 +1,14 @@
 //! Watches the disk and the site as a whole: the mark above which appends are refused, syncs that
 //! stall, readiness, gauges.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use holdfast_node_kit::health::Health;
 
-use crate::metrics::{self, SiteGauges};
+use crate::metrics::{self, ShardGauges, SiteGauges};
 use crate::replica::Replica;
 use crate::site::Site;
 
@@ -25,6 +26,7 @@ pub(crate) async fn run(site: Arc<Site>, health: Health) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let (mut look, mut clock_was_off) = (0, false);
     let (mut was_ready, mut leaderless) = (false, 0);
+    let mut told = BTreeSet::new();
     loop {
         tokio::select! {
             () = site.shutdown.wait() => break,
@@ -54,7 +56,12 @@ pub(crate) async fn run(site: Arc<Site>, health: Health) {
         if look % SLOW_EVERY == 0 || site.disk_state.excess_bytes.load(Ordering::Relaxed) > 0 {
             let site = site.clone();
             // Walks files and locks each shard: off the reactor.
-            let _ = tokio::task::spawn_blocking(move || measure(&site)).await;
+            let measured = tokio::task::spawn_blocking(move || measure(&site)).await;
+            let held = measured.unwrap_or_default();
+            for gone in told.difference(&held) {
+                metrics::shard(*gone, &ShardGauges::default());
+            }
+            told = held;
         }
         look = look.wrapping_add(1);
         leaderless = if lacks_leader(&site) { leaderless + 1 } else { 0 };
@@ -90,7 +97,8 @@ fn lacks_leader(site: &Site) -> bool {
     site.replicas().iter().filter(member).any(|one| site.leader_of(one.key.shard.0) == 0)
 }
 
-fn measure(site: &Site) {
+/// Sets the gauges; the shards of which there are replicas.
+fn measure(site: &Site) -> BTreeSet<u16> {
     if let Err(error) = site.remember_replicas() {
         site.fatal.stop("remember replicas", &error);
     }
@@ -108,6 +116,9 @@ fn measure(site: &Site) {
         run_bytes: 0,
         runs_missing: 0,
         missing_bytes: 0,
+        disk_used_bytes: 0,
+        disk_capacity_bytes: 0,
+        disk_high_bytes: 0,
         disk_full: false,
         feature_level: if replicas.is_empty() { 0 } else { u32::MAX },
         clock_skew_ms: site.clocks.skew_ms(),
@@ -130,7 +141,17 @@ fn measure(site: &Site) {
             gauges.sessions += shard.session_count();
             gauges.connected += shard.connected_count();
         }
-        metrics::shard(replica.key.shard.0, applied, last, shard.next_position().0);
+        let lag = replica.cell.lag();
+        let age_of = |stored_ms: u64| replica.cell.time_ms(&shard).saturating_sub(stored_ms);
+        let of_shard = ShardGauges {
+            leads: replica.cell.is_leading(),
+            applied,
+            last,
+            next_position: shard.next_position().0,
+            unread_messages: lag.messages,
+            unread_age_ms: if lag.oldest_ms == 0 { 0 } else { age_of(lag.oldest_ms) },
+        };
+        metrics::shard(replica.key.shard.0, &of_shard);
     }
     let used = gauges.log_bytes + gauges.state_bytes + gauges.run_bytes;
     site.used_bytes.store(used, Ordering::Relaxed);
@@ -138,11 +159,15 @@ fn measure(site: &Site) {
     let was_removing = site.disk_state.excess_bytes.load(Ordering::Relaxed) > 0;
     let excess_bytes = disk.excess_bytes(was_removing);
     site.disk_state.excess_bytes.store(excess_bytes, Ordering::Relaxed);
+    gauges.disk_used_bytes = disk.used;
+    gauges.disk_capacity_bytes = disk.total;
+    gauges.disk_high_bytes = disk.mark(disk.high_percent);
     gauges.disk_full = disk.is_full();
     if site.disk_state.full.swap(gauges.disk_full, Ordering::Relaxed) != gauges.disk_full {
         tracing::warn!(full = gauges.disk_full, used_bytes = used, excess_bytes, "disk mark");
     }
     metrics::site(&gauges);
+    replicas.iter().map(|replica| replica.key.shard.0).collect()
 }
 
 /// The site's quota, or the disk that it is on, and its marks.
@@ -172,8 +197,12 @@ impl Disk {
         Disk { used, total, high_percent, low_percent }
     }
 
+    fn mark(&self, percent: u8) -> u64 {
+        self.total / 100 * u64::from(percent)
+    }
+
     fn above(&self, percent: u8) -> u64 {
-        self.used.saturating_sub(self.total / 100 * u64::from(percent))
+        self.used.saturating_sub(self.mark(percent))
     }
 
     /// Whether it is above its high mark.

@@ -1,4 +1,4 @@
-//! Fetches runs that this site's state names but its disk lacks, from sites that hold them.
+//! Fetches runs that this site's state names but its disk lacks or has damaged, from sites that hold them.
 //!
 //! One run at a time, in memory (`shard.run_bytes_max` bounds it), at no more than
 //! `shard.fetch_bytes_per_s`. A run that a reader waits for comes first.
@@ -165,7 +165,8 @@ async fn fetch_from(
     let (cell, row, bytes) = (replica.cell.clone(), *row, file.len() as u64);
     let stored = tokio::task::spawn_blocking(move || {
         let id = run_id(cell.key.shard, &row);
-        run_file::store(cell.disk.as_ref(), id, &file).map_err(|error| error.to_string())?;
+        run_file::store(cell.disk.as_ref(), id, row.checksum, &file)
+            .map_err(|error| error.to_string())?;
         if cell.run_fetched(row) { Ok(bytes) } else { Err("the file is not that run".to_owned()) }
     });
     stored.await.map_err(|error| error.to_string())?

@@ -182,6 +182,14 @@ pub(crate) fn fetched(bytes: u64) {
     counter!(FETCHED_BYTES).increment(bytes);
 }
 
+pub(crate) fn verified(bytes: u64) {
+    counter!(VERIFIED_BYTES).increment(bytes);
+}
+
+pub(crate) fn run_damaged() {
+    counter!(DAMAGED_RUNS).increment(1);
+}
+
 pub(crate) fn refused(reason: &'static str) {
     counter!(REFUSED, "reason" => reason).increment(1);
 }
@@ -211,6 +219,9 @@ pub(crate) struct SiteGauges {
     pub(crate) run_bytes: u64,
     pub(crate) runs_missing: usize,
     pub(crate) missing_bytes: u64,
+    pub(crate) disk_used_bytes: u64,
+    pub(crate) disk_capacity_bytes: u64,
+    pub(crate) disk_high_bytes: u64,
     pub(crate) disk_full: bool,
     pub(crate) feature_level: u32,
     pub(crate) clock_skew_ms: i64,
@@ -230,12 +241,29 @@ pub(crate) fn site(gauges: &SiteGauges) {
     gauge!(MISSING_BYTES).set(gauges.missing_bytes as f64);
     gauge!(FEATURE_LEVEL).set(f64::from(gauges.feature_level));
     gauge!(CLOCK_SKEW).set(gauges.clock_skew_ms as f64 / 1_000.0);
+    gauge!(DISK_USED).set(gauges.disk_used_bytes as f64);
+    gauge!(DISK_CAPACITY).set(gauges.disk_capacity_bytes as f64);
+    gauge!(DISK_HIGH).set(gauges.disk_high_bytes as f64);
     gauge!(DISK_FULL).set(f64::from(u8::from(gauges.disk_full)));
 }
 
-pub(crate) fn shard(shard: u16, applied: u64, last: u64, next_position: u64) {
-    let shard = shard.to_string();
-    gauge!(APPLIED, "shard" => shard.clone()).set(applied as f64);
-    gauge!(COMMITTED, "shard" => shard.clone()).set(last as f64);
-    gauge!(POSITIONS, "shard" => shard).set(next_position as f64);
+/// One replica, refreshed as the site is. All zero once it has left this site.
+#[derive(Default)]
+pub(crate) struct ShardGauges {
+    pub(crate) leads: bool,
+    pub(crate) applied: u64,
+    pub(crate) last: u64,
+    pub(crate) next_position: u64,
+    pub(crate) unread_messages: u64,
+    pub(crate) unread_age_ms: u64,
+}
+
+pub(crate) fn shard(shard: u16, gauges: &ShardGauges) {
+    let labels = [("shard", shard.to_string())];
+    gauge!(LEADER, &labels).set(f64::from(u8::from(gauges.leads)));
+    gauge!(APPLIED, &labels).set(gauges.applied as f64);
+    gauge!(COMMITTED, &labels).set(gauges.last as f64);
+    gauge!(POSITIONS, &labels).set(gauges.next_position as f64);
+    gauge!(UNREAD_MESSAGES, &labels).set(gauges.unread_messages as f64);
+    gauge!(UNREAD_AGE, &labels).set(gauges.unread_age_ms as f64 / 1_000.0);
 }

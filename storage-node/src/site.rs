@@ -35,6 +35,7 @@ use crate::replica::{DiskState, Parts, Replica, upkeep};
 use crate::serve::link::Links;
 use crate::serve::match_count::COUNTING_MAX;
 use crate::serve::tails::{self, Tails};
+use crate::serve::verify::VERIFYING_MAX;
 use crate::state_store::{StateStore, StoreError};
 
 /// Why a replica could not be started.
@@ -76,6 +77,8 @@ pub(crate) struct Site {
     pub(crate) retention: KnownRetention,
     /// Counts for other sites that are worked on at once.
     pub(crate) counting: Semaphore,
+    /// Replicas whose runs are verified at once.
+    pub(crate) verifying: Arc<Semaphore>,
     pub(crate) shutdown: Shutdown,
     pub(crate) fatal: Fatal,
     replicas: RwLock<BTreeMap<ShardId, Arc<Replica>>>,
@@ -132,6 +135,7 @@ impl Site {
             erasable: Mutex::new(erasable),
             retention: KnownRetention::default(),
             counting: Semaphore::new(COUNTING_MAX),
+            verifying: Arc::new(Semaphore::new(VERIFYING_MAX)),
             shutdown,
             fatal: Fatal::default(),
             replicas: RwLock::default(),
@@ -414,7 +418,11 @@ fn describe(replica: &Replica) -> ReplicaDescription {
     let (leader_site, term) = replica.refresh_leader();
     let metrics = replica.raft.data_metrics();
     let metrics = metrics.borrow();
+    let in_runs: u64 = replica.cell.runs().iter().map(|(_, topics)| u64::from(*topics)).sum();
     let shard = replica.cell.shard.lock();
+    // Positions are dense: what is kept is what lies above the oldest generation's begin.
+    let kept =
+        shard.generations().first().map_or(shard.next_position().0, |row| row.first_position);
     ReplicaDescription {
         shard: u32::from(replica.key.shard.0),
         replica_id: replica.key.replica.0,
@@ -427,6 +435,8 @@ fn describe(replica: &Replica) -> ReplicaDescription {
         generations: shard.generations().to_vec(),
         runs: shard.runs().to_vec(),
         serving: replica.serving().is_ok(),
+        messages: shard.next_position().0 - kept,
+        streams: in_runs + shard.tail().topics() as u64,
         ..ReplicaDescription::default()
     }
 }
@@ -460,5 +470,6 @@ pub(crate) fn spawn_upkeep(site: &Arc<Site>) {
     tokio::spawn(crate::raft::elections::run(site.clone()));
     tokio::spawn(upkeep::run(site.clone()));
     tokio::spawn(crate::walk::run(site.clone()));
+    tokio::spawn(crate::walk::lag::run(site.clone()));
     tokio::spawn(crate::feed::run(site.clone()));
 }

@@ -11,13 +11,14 @@
 
 mod batch;
 mod counting;
+pub(crate) mod lag;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use holdfast_proto::ids::ShardId;
-use holdfast_proto::shard::ClientKey;
+use holdfast_proto::shard::{ClientKey, SessionRow};
 
 use crate::metrics;
 use crate::replica::Replica;
@@ -125,7 +126,7 @@ async fn walk(site: &Arc<Site>, replica: &Arc<Replica>, goals: &Goals) -> Option
         let started = Instant::now();
         let (mut batch, last) = gather(site, replica, goals, after).await?;
         after = last;
-        let answers = counting.answer(&mut batch).await;
+        let answers = counting.answer(batch.take_asks()).await;
         batch.settle(replica, &answers, &mut low_marks, &mut lost).await;
         metrics::walked(batch.seen());
         let per_s = f64::from(site.config.retention.walk_sessions_per_s);
@@ -140,6 +141,23 @@ async fn walk(site: &Arc<Site>, replica: &Arc<Replica>, goals: &Goals) -> Option
     Some(low_marks)
 }
 
+/// Visits some more sessions; the last one if there may be more, `None` if they cannot be read, which
+/// ends the process.
+fn read_on(
+    replica: &Replica,
+    after: Option<ClientKey>,
+    visit: impl FnMut(ClientKey, &SessionRow),
+) -> Option<Option<ClientKey>> {
+    let read = replica.cell.shard.lock().walk(after.as_ref(), ROWS_AT_ONCE, visit);
+    match read {
+        Ok(last) => Some(last),
+        Err(error) => {
+            replica.fatal.stop("sessions", &error);
+            None
+        }
+    }
+}
+
 /// Reads on until there is enough to ask; `None` if the sessions cannot be read.
 async fn gather(
     site: &Arc<Site>,
@@ -152,18 +170,7 @@ async fn gather(
     let gathered = tokio::task::spawn_blocking(move || {
         let mut batch = Batch::default();
         loop {
-            let shard = replica.cell.shard.lock();
-            let read = shard.walk(after.as_ref(), ROWS_AT_ONCE, |client, row| {
-                batch.note(&goals, client, row);
-            });
-            drop(shard);
-            match read {
-                Ok(last) => after = last,
-                Err(error) => {
-                    replica.fatal.stop("sessions", &error);
-                    return None;
-                }
-            }
+            after = read_on(&replica, after, |client, row| batch.note(&goals, client, row))?;
             if after.is_none() || batch.is_enough(enough) {
                 return Some((batch, after));
             }

@@ -109,6 +109,12 @@ impl Tail {
         Position(self.first + self.records.len() as u64)
     }
 
+    /// Topics that it has records of.
+    #[must_use]
+    pub fn topics(&self) -> usize {
+        self.topics.len()
+    }
+
     /// Memory that it takes, roughly.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -3,6 +3,7 @@
 //! Readers and tails look at the cell; only the state machine changes it.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::fmt::Display;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -51,12 +52,37 @@ pub(crate) struct Cell {
     voters: Mutex<Vec<u64>>,
     /// This replica leads: it serves tails and feeds the registry.
     leading: AtomicBool,
+    /// How far sessions of this shard are behind, as measured last while this replica leads.
+    lag: Mutex<Lag>,
 }
 
-/// A run that the state names; `None` while the file has to be fetched from another holder.
+/// A run that the state names.
 struct RunSlot {
     row: RunRow,
+    /// `None` while there is no file.
     run: Option<Arc<Run>>,
+    /// The file is not what was written. What is whole in it is read until another takes its place.
+    damaged: bool,
+}
+
+impl RunSlot {
+    fn new(row: RunRow, run: Option<Arc<Run>>) -> RunSlot {
+        RunSlot { row, run, damaged: false }
+    }
+
+    /// Whether the file has to be fetched from another holder.
+    fn is_missing(&self) -> bool {
+        self.run.is_none() || self.damaged
+    }
+}
+
+/// How far the durable sessions of a home shard are behind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Lag {
+    /// The most messages that one of them has not read, in all shards together.
+    pub(crate) messages: u64,
+    /// Shard time at which the oldest message was stored that one of them has not read; 0: none.
+    pub(crate) oldest_ms: u64,
 }
 
 /// What a read found.
@@ -107,6 +133,7 @@ impl Cell {
             retention: Retention::default(),
             voters: Mutex::default(),
             leading: AtomicBool::new(false),
+            lag: Mutex::default(),
         };
         cell.reload_runs();
         cell
@@ -144,7 +171,17 @@ impl Cell {
     }
 
     pub(crate) fn set_leading(&self, leading: bool) {
+        self.set_lag(Lag::default());
         self.leading.store(leading, Ordering::Release);
+    }
+
+    /// How far sessions are behind; nothing unless this replica leads.
+    pub(crate) fn lag(&self) -> Lag {
+        if self.is_leading() { *self.lag.lock() } else { Lag::default() }
+    }
+
+    pub(crate) fn set_lag(&self, lag: Lag) {
+        *self.lag.lock() = lag;
     }
 
     /// Opens the runs that the state names and forgets all others.
@@ -156,9 +193,14 @@ impl Cell {
             if run.is_none() {
                 self.fetching.notify_one();
             }
-            runs.insert(Position(row.first_position), RunSlot { row, run });
+            runs.insert(Position(row.first_position), RunSlot::new(row, run));
         }
-        *self.runs.write() = runs;
+        let mut known = self.runs.write();
+        for (first, slot) in &mut runs {
+            slot.damaged = known.get(first).is_some_and(|old| old.damaged && old.row == slot.row);
+        }
+        *known = runs;
+        drop(known);
         self.sweep();
     }
 
@@ -207,7 +249,7 @@ impl Cell {
         let Some(run) = self.open_run(&row) else { return false };
         let mut runs = self.runs.write();
         match runs.get_mut(&Position(row.first_position)).filter(|slot| slot.row == row) {
-            Some(slot) => slot.run = Some(run),
+            Some(slot) => *slot = RunSlot::new(row, Some(run)),
             None => {
                 drop(runs);
                 self.remove_file(run_id(self.key.shard, &row));
@@ -220,8 +262,45 @@ impl Cell {
     pub(crate) fn run_ready(&self, row: RunRow) -> bool {
         let run = self.open_run(&row);
         let ready = run.is_some();
-        self.runs.write().insert(Position(row.first_position), RunSlot { row, run });
+        self.runs.write().insert(Position(row.first_position), RunSlot::new(row, run));
         ready
+    }
+
+    /// Notes that a run's file is not what was written: it is fetched from another holder. False if the
+    /// state does not name the run any more.
+    pub(crate) fn run_damaged(&self, row: &RunRow, what: &dyn Display) -> bool {
+        let mut runs = self.runs.write();
+        let slot = runs.get_mut(&Position(row.first_position)).filter(|slot| slot.row == *row);
+        let Some(slot) = slot else { return false };
+        if !slot.is_missing() {
+            slot.damaged = true;
+            let (shard, first) = (self.key.shard.0, row.first_position);
+            tracing::error!(shard, first, what = what.to_string(), "run is damaged");
+            metrics::run_damaged();
+        }
+        drop(runs);
+        self.fetching.notify_one();
+        true
+    }
+
+    /// The same, as a reader finds it.
+    pub(crate) fn note_damage(&self, run: &Run, error: &RunError) {
+        let row = self.runs.read().get(&run.info().id.first).map(|slot| slot.row);
+        if let Some(row) = row.filter(|_| error.is_damage()) {
+            self.run_damaged(&row, error);
+        }
+    }
+
+    /// Rows of all runs, oldest first, each with its topics, 0 where there is no file.
+    pub(crate) fn runs(&self) -> Vec<(RunRow, u32)> {
+        let runs = self.runs.read();
+        let topics = |slot: &RunSlot| slot.run.as_ref().map_or(0, |run| run.info().streams);
+        runs.values().map(|slot| (slot.row, topics(slot))).collect()
+    }
+
+    /// Whether the state still names this run.
+    pub(crate) fn has_run(&self, row: &RunRow) -> bool {
+        self.runs.read().get(&Position(row.first_position)).is_some_and(|slot| slot.row == *row)
     }
 
     /// Removes the runs of a dropped generation.
@@ -245,7 +324,7 @@ impl Cell {
     /// Rows of the runs whose files have to be fetched.
     pub(crate) fn missing_runs(&self) -> Vec<RunRow> {
         let runs = self.runs.read();
-        runs.values().filter(|slot| slot.run.is_none()).map(|slot| slot.row).collect()
+        runs.values().filter(|slot| slot.is_missing()).map(|slot| slot.row).collect()
     }
 
     /// The runs that have positions of this range, oldest first; `None` for one that has to be fetched.
@@ -288,11 +367,11 @@ impl Cell {
     pub(crate) fn next_missing(&self) -> Option<(RunRow, bool)> {
         let runs = self.runs.read();
         let mut wanted = self.wanted.lock();
-        wanted.retain(|first| runs.get(first).is_some_and(|slot| slot.run.is_none()));
+        wanted.retain(|first| runs.get(first).is_some_and(RunSlot::is_missing));
         if let Some(slot) = wanted.first().and_then(|first| runs.get(first)) {
             return Some((slot.row, true));
         }
-        let newest = runs.values().rev().find(|slot| slot.run.is_none());
+        let newest = runs.values().rev().find(|slot| slot.is_missing());
         newest.map(|slot| (slot.row, false))
     }
 
@@ -369,7 +448,9 @@ impl Cell {
         let room = bytes_max.saturating_sub(page.records.len());
         let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
         let from = page.next.max(run.info().id.first);
-        let end = run.read(namespace, &filters, from, room, &mut page.records)?;
+        let end = run
+            .read(namespace, &filters, from, room, &mut page.records)
+            .inspect_err(|error| self.note_damage(&run, error))?;
         page.next = end.next;
         Ok(page.records.len() < bytes_max && end.next >= run.info().id.end)
     }
@@ -394,7 +475,8 @@ impl Cell {
         for position in below {
             match self.run_at(position, tail_first) {
                 Some(Ok(run)) => {
-                    run.at(&[position], &mut records)?;
+                    run.at(&[position], &mut records)
+                        .inspect_err(|error| self.note_damage(&run, error))?;
                 }
                 Some(Err(())) => status = Status::Unavailable,
                 None => {}
@@ -428,5 +510,59 @@ impl Cell {
         self.runs.write().clear();
         self.sweep();
         self.store.clear()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+
+    use holdfast_log::OpenOptions;
+
+    use super::*;
+    use crate::replica::by_hand::Replica;
+    use crate::replica::run_file;
+
+    fn read(cell: &Cell, topic: &str) -> Result<usize, RunError> {
+        let page = cell.read(Namespace(0), &[topic.to_owned()], Position::FIRST, 1 << 20)?;
+        Ok(Placed::decode_all(page.records.freeze()).unwrap().len())
+    }
+
+    /// Flips a bit of the last record of a run's topic.
+    fn damage(cell: &Cell, id: RunId, needle: &[u8]) {
+        let whole = run_file::read(cell.disk.as_ref(), id).unwrap();
+        let at = whole.windows(needle.len()).rposition(|window| window == needle).unwrap();
+        let file = cell.disk.open(&id.path(RUNS_DIR), OpenOptions::CREATE).unwrap();
+        file.write_all_at(&mut [IoSlice::new(&[whole[at] ^ 1])], at as u64).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_run_serves_what_is_whole_until_a_good_file_takes_its_place() {
+        let mut replica = Replica::new();
+        replica.append_to(1, &["a", "b", "a"]);
+        replica.cut(false, false);
+        let cell = &replica.cell;
+        let (row, topics) = cell.runs()[0];
+        assert_eq!(topics, 2);
+        let id = run_id(cell.key.shard, &row);
+        let good = run_file::read(cell.disk.as_ref(), id).unwrap();
+        damage(cell, id, b"payload");
+        assert!(cell.missing_runs().is_empty(), "nobody has seen it");
+        assert!(read(cell, "b").is_err());
+        assert_eq!(cell.missing_runs(), [row]);
+        assert_eq!(cell.next_missing().map(|(row, _)| row), Some(row));
+        assert_eq!(read(cell, "a").unwrap(), 2, "these are whole");
+
+        let bad = run_file::read(cell.disk.as_ref(), id).unwrap();
+        let stored = run_file::store(cell.disk.as_ref(), id, row.checksum, &bad);
+        assert!(stored.is_err(), "another holder's file is damaged, too");
+        let stored = run_file::store(cell.disk.as_ref(), id, row.checksum ^ 1, &good);
+        assert!(stored.is_err(), "another run");
+        run_file::store(cell.disk.as_ref(), id, row.checksum, &good).unwrap();
+        assert!(cell.run_fetched(row));
+        assert!(cell.missing_runs().is_empty());
+        assert_eq!((read(cell, "a").unwrap(), read(cell, "b").unwrap()), (2, 1));
+        let gone = RunRow { checksum: 0, ..row };
+        assert!(!cell.run_damaged(&gone, &"damaged") && cell.has_run(&row) && !cell.has_run(&gone));
     }
 }

@@ -1,5 +1,7 @@
 //! One replica of a shard at this site: its Raft node, its state, and at the leader its proposer.
 
+#[cfg(test)]
+pub(crate) mod by_hand;
 pub(crate) mod cell;
 pub(crate) mod hand_over;
 pub(crate) mod membership;

@@ -271,6 +271,7 @@ pub(crate) fn classes_in(cell: &Cell, row: &GenerationRow, policy: &Policy) -> O
             break;
         }
         if let Err(error) = run.for_each_topic(|_, name| policy.note(&mut present, name)) {
+            cell.note_damage(&run, &error);
             let shard = cell.key.shard.0;
             tracing::error!(shard, %error, "run cannot be read");
             metrics::refused("run_unreadable");

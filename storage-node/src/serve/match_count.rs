@@ -178,119 +178,21 @@ pub(crate) fn count_in(
     let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
     for run in cell.runs_in(in_runs.clone()) {
         let Some(run) = run else { return Ok(None) };
-        matches.add(run.count(namespace, &filters, in_runs.clone())?);
+        let counted = run.count(namespace, &filters, in_runs.clone());
+        matches.add(counted.inspect_err(|error| cell.note_damage(&run, error))?);
     }
     Ok(Some(matches))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use holdfast_log::run::write_run;
-    use holdfast_log::{Disk, RealDisk, ReplicaKey, SimRng};
-    use holdfast_proto::batch::BatchBuilder;
-    use holdfast_proto::ids::{Epoch, Incarnation, ReplicaId};
-    use holdfast_proto::record::{NEVER_EXPIRES, RecordDraft};
-    use holdfast_proto::shard::{Entry, GenerationRow, RunRow};
+    use holdfast_log::SimRng;
+    use holdfast_proto::shard::GenerationRow;
     use holdfast_shard::policy::{Class, Mode, Policy, Verdict};
-    use holdfast_shard::{LAYOUT_TOPIC, Request, Shard};
 
     use super::*;
-    use crate::replica::cell::{RUNS_DIR, run_id};
+    use crate::replica::by_hand::Replica;
     use crate::replica::retention::classes_in;
-    use crate::state_store::{ReplicaStore, StateStore};
-
-    /// A replica's state that is driven by hand, and what it stores.
-    struct Replica {
-        cell: Cell,
-        entries: u64,
-        stored: Vec<(u64, u32, String)>,
-        _dir: tempfile::TempDir,
-    }
-
-    impl Replica {
-        fn new() -> Replica {
-            let dir = tempfile::tempdir().unwrap();
-            let disk: Arc<dyn Disk> = Arc::new(RealDisk::new(dir.path()).unwrap());
-            disk.create_dir(RUNS_DIR).unwrap();
-            let key = ReplicaKey { shard: ShardId(0), replica: ReplicaId(1) };
-            let store = StateStore::open(&dir.path().join("state")).unwrap().replica(key).unwrap();
-            let shard: Shard<ReplicaStore> = Shard::open(store.clone(), key.shard, 1).unwrap();
-            let cell = Cell::new(key, 1, store, disk, shard);
-            Replica { cell, entries: 0, stored: Vec::new(), _dir: dir }
-        }
-
-        fn run(&mut self, request: Request) -> holdfast_shard::Applied {
-            let mut shard = self.cell.shard.lock();
-            let entry = shard.decide(&[request], 1_000).unwrap().entry.unwrap();
-            self.entries += 1;
-            shard.apply(self.entries, Entry { term: 1, ..entry }).unwrap()
-        }
-
-        fn append(&mut self, rng: &mut SimRng, sequence: u64) {
-            let mut batch = BatchBuilder::default();
-            let next = self.cell.shard.lock().next_position().0;
-            for position in next..next + rng.below(60) {
-                let namespace = u32::from(rng.one_in(10));
-                let topic = format!("{}/{}", ["a", "b", "$c"][rng.below(3) as usize], rng.below(9));
-                batch.push(&RecordDraft {
-                    namespace: Namespace(namespace),
-                    topic: &topic,
-                    client_id: "p",
-                    epoch: Epoch(0),
-                    qos: 1,
-                    retain: false,
-                    will: false,
-                    packet_id: 0,
-                    expiry_interval_s: NEVER_EXPIRES,
-                    properties: &[],
-                    payload: b"x",
-                });
-                self.stored.push((position, namespace, topic));
-            }
-            self.run(Request::Append(batch.seal(Incarnation(1), sequence, u64::MAX)));
-        }
-
-        /// Ends a run; it is readable at once, or its file is missing.
-        fn cut(&mut self, seals: bool, is_missing: bool) {
-            let roll = Request::Roll { layout: LAYOUT_TOPIC.into() };
-            let cut = self.run(if seals { roll } else { Request::Cut }).cut.unwrap();
-            let mut shard = self.cell.shard.lock();
-            let records = shard.tail().below(cut.end);
-            if records.is_empty() {
-                return;
-            }
-            let mut row = RunRow {
-                generation: cut.generation.0,
-                first_position: cut.first.0,
-                end_position: cut.end.0,
-                ..RunRow::default()
-            };
-            let id = run_id(ShardId(0), &row);
-            let info = write_run(self.cell.disk.as_ref(), RUNS_DIR, id, &records).unwrap();
-            (row.checksum, row.bytes) = (info.checksum, info.bytes);
-            assert!(shard.run_written(row));
-            if is_missing {
-                self.cell.disk.remove(&id.path(RUNS_DIR)).unwrap();
-            }
-            self.cell.run_ready(row);
-            shard.trim_tail(cut.end);
-        }
-
-        fn expected(&self, namespace: u32, filters: &[String], range: &Range<Position>) -> Matches {
-            let mut matches = Matches::default();
-            for (position, of, name) in &self.stored {
-                if range.contains(&Position(*position))
-                    && *of == namespace
-                    && filters.iter().any(|filter| topic::matches(filter, name))
-                {
-                    matches.note(Position(*position));
-                }
-            }
-            matches
-        }
-    }
 
     #[test]
     fn counts_are_exact_across_runs_and_tail() {
@@ -347,6 +249,32 @@ mod tests {
         let counts = count_all(&replica.cell, &request(3)).unwrap().unwrap();
         assert_eq!(counts.len(), 3);
         assert!(counts.iter().all(|one| *one == counts[0]));
+    }
+
+    #[test]
+    fn the_first_match_is_told_with_its_time_up_to_what_is_applied() {
+        let mut replica = Replica::new();
+        for (sequence, topic) in [(1, "a"), (2, "b"), (3, "c")] {
+            replica.now_ms = 1_000 * sequence;
+            replica.append_to(sequence, &[topic, topic]);
+            if sequence == 2 {
+                replica.cut(true, false);
+            }
+        }
+        let asked = |topic: &str, from, below, with_time| {
+            let queries = vec![MatchQuery { namespace: 0, filters: vec![topic.into()], from }];
+            let request =
+                CountMatchesRequest { below, queries, with_time, ..CountMatchesRequest::default() };
+            let count = count_all(&replica.cell, &request).unwrap().unwrap()[0];
+            (count.count, count.first, count.first_time_ms)
+        };
+        assert_eq!(asked("a", 1, 0, true), (2, 1, 1_000));
+        assert_eq!(asked("b", 4, 0, true), (1, 4, 2_000), "in a run");
+        assert_eq!(asked("c", 1, 0, true), (2, 5, 3_000), "in memory");
+        assert_eq!(asked("c", 1, 6, true), (1, 5, 3_000));
+        assert_eq!(asked("c", 1, 0, false), (2, 5, 0), "nobody asked");
+        assert_eq!(asked("a", 3, 0, true), (0, 7, 0), "the head");
+        assert_eq!(asked("a", u64::MAX, 0, false), (0, 7, 0));
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub(crate) mod raft_service;
 pub(crate) mod reads;
 pub(crate) mod storage_service;
 pub(crate) mod tails;
+pub(crate) mod verify;
 
 use holdfast_proto::version::Versions;
 use tonic::Status;

@@ -18,10 +18,11 @@ use holdfast_proto::storage::{
 use holdfast_proto::version::Versions;
 use holdfast_shard::Request as Ask;
 use parking_lot::Mutex;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::link::{GatewayLink, Outgoing};
-use super::{admin, check_cluster, check_hello, match_count, reads};
+use super::{admin, check_cluster, check_hello, match_count, reads, verify};
 use crate::metrics;
 use crate::replica::cell::run_id;
 use crate::replica::proposer::{Waiter, refusal};
@@ -152,9 +153,12 @@ impl Storage for StorageService {
 
     async fn verify_shard(
         &self,
-        _: Request<VerifyShardRequest>,
+        request: Request<VerifyShardRequest>,
     ) -> Result<Response<Frames<VerifyShardReply>>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let request = request.into_inner();
+        self.check_caller(&request.cluster_id)?;
+        let replies = verify::start(&self.0, &request)?;
+        Ok(Response::new(Box::pin(ReceiverStream::new(replies))))
     }
 }
 

@@ -23,6 +23,7 @@ const SEEN_MAX: u64 = 10_000;
 /// A query with where it goes.
 pub(super) struct Ask {
     pub(super) shard: u16,
+    /// 0: up to what is applied.
     pub(super) below: u64,
     pub(super) query: MatchQuery,
 }

@@ -12,7 +12,7 @@ use holdfast_proto::storage::storage_client::StorageClient;
 use holdfast_proto::storage::{CountMatchesReply, CountMatchesRequest, MatchCount, MatchQuery};
 use tonic::transport::Channel;
 
-use super::batch::Batch;
+use super::batch::Ask;
 use crate::serve::match_count;
 use crate::site::Site;
 
@@ -22,6 +22,8 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 /// The calls of one walk.
 pub(super) struct Counting {
     site: Arc<Site>,
+    /// Whether it is asked when the first matches were stored.
+    with_time: bool,
     /// Channels to other sites, as far as they were needed.
     clients: HashMap<u64, StorageClient<Channel>>,
     /// The site that answered last for a shard.
@@ -47,12 +49,16 @@ struct Counts {
 
 impl Counting {
     pub(super) fn new(site: Arc<Site>) -> Counting {
-        Counting { site, clients: HashMap::new(), leaders: HashMap::new() }
+        Counting { site, with_time: false, clients: HashMap::new(), leaders: HashMap::new() }
     }
 
-    /// Answers what a batch asks, as far as there are answers, in its order.
-    pub(super) async fn answer(&mut self, batch: &mut Batch) -> Vec<Option<MatchCount>> {
-        let asks = batch.take_asks();
+    /// From now on it is asked, too, when the first matches were stored.
+    pub(super) fn ask_times(&mut self) {
+        self.with_time = true;
+    }
+
+    /// Answers what is asked, as far as there are answers, in its order.
+    pub(super) async fn answer(&mut self, asks: Vec<Ask>) -> Vec<Option<MatchCount>> {
         let mut answers = vec![None; asks.len()];
         let mut groups: BTreeMap<(u16, u64), Vec<(usize, MatchQuery)>> = BTreeMap::new();
         for (slot, ask) in asks.into_iter().enumerate() {
@@ -124,7 +130,7 @@ impl Counting {
             shard: u32::from(call.shard),
             below: call.below,
             queries: std::mem::take(&mut call.queries),
-            with_time: false,
+            with_time: self.with_time,
         };
         for site in self.leaders_of(call.shard) {
             match tokio::time::timeout(TIMEOUT, self.ask(site, request.clone())).await {

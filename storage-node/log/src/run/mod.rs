@@ -78,6 +78,8 @@ pub struct RunInfo {
     pub bytes: u64,
     /// Records in it.
     pub records: u32,
+    /// Topics in it.
+    pub streams: u32,
 }
 
 /// What can go wrong with a run.

@@ -49,7 +49,14 @@ impl Run {
     /// # Errors
     /// [`RunError::Damaged`] if they are not what was written.
     pub fn open(disk: &dyn Disk, dir: &str, id: RunId) -> Result<Run, RunError> {
-        let path = id.path(dir);
+        Run::open_at(disk, id.path(dir), id)
+    }
+
+    /// As [`Run::open`], of a file that does not have its own name yet.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn open_at(disk: &dyn Disk, path: String, id: RunId) -> Result<Run, RunError> {
         let damaged = |what| RunError::Damaged { path: path.clone(), what };
         let file = disk.open(&path, OpenOptions::READ).map_err(RunError::disk("open", &path))?;
         let bytes = file.length().map_err(RunError::disk("measure", &path))?;
@@ -75,7 +82,8 @@ impl Run {
             return Err(damaged("parts do not fit their counts"));
         }
         let checksum = footer.checksum;
-        let info = RunInfo { id, checksum, bytes, records: header.records };
+        let (records, streams) = (header.records, header.streams);
+        let info = RunInfo { id, checksum, bytes, records, streams };
         let (sparse, topics) = (Vec::new(), OnceLock::new());
         let mut run = Run { file, path, info, header, footer, sparse, topics };
         let sparse = run.read_part(footer.sparse, footer.footer, 0, (chunks * 4) as usize)?;

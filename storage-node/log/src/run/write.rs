@@ -46,7 +46,8 @@ pub fn write_run(
         out.file.sync_data()?;
         disk.rename(&temporary, &path)?;
         disk.sync_dir(dir)?;
-        Ok(RunInfo { id, checksum, bytes: out.offset, records: records.len() as u32 })
+        let (records, streams) = (header.records, header.streams);
+        Ok(RunInfo { id, checksum, bytes: out.offset, records, streams })
     };
     write().map_err(RunError::disk("write", &path))
 }
