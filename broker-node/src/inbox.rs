@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use crate::cluster::ClusterError;
+use crate::figures::Figures;
 
 /// Events kept allocated after a burst.
 const KEPT_CAPACITY: usize = 8;
@@ -67,6 +68,10 @@ pub(crate) enum Event {
     Retained { token: u64, result: Result<Vec<(shard::RetainedRow, u64)>, ClusterError> },
     /// Somebody else claimed the session: send 0x8E, reply what is not committed, end.
     TakenOver { reply: oneshot::Sender<Option<shard::CommitCursor>> },
+    /// The operator ends the connection; `ended` is dropped once the session is given up.
+    Kick { ended: oneshot::Sender<()> },
+    /// The operator wants to see the subscriptions.
+    ShowSubscriptions { reply: oneshot::Sender<Vec<shard::Subscription>> },
     /// The gateway stops.
     Drain,
 }
@@ -90,6 +95,8 @@ impl Event {
 /// The queue of one connection.
 #[derive(Debug)]
 pub(crate) struct Inbox {
+    /// What the connection shows of itself.
+    pub(crate) figures: Figures,
     limit_bytes: usize,
     state: Mutex<State>,
 }
@@ -106,7 +113,7 @@ impl Inbox {
     /// An empty inbox that takes `limit_bytes` of live messages.
     #[must_use]
     pub(crate) fn new(limit_bytes: usize) -> Arc<Inbox> {
-        Arc::new(Inbox { limit_bytes, state: Mutex::default() })
+        Arc::new(Inbox { figures: Figures::default(), limit_bytes, state: Mutex::default() })
     }
 
     /// Adds an event whatever the limit: for answers, which the connection asked for.

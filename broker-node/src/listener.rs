@@ -25,14 +25,14 @@ pub(crate) async fn serve(
             () = &mut stop => return,
         };
         match accepted {
-            Ok((socket, _)) => {
+            Ok((socket, remote)) => {
                 if let Err(error) = socket.set_nodelay(true) {
                     tracing::debug!(%error, "socket option");
                 }
-                tokio::spawn(connection::serve(socket, shared.clone()));
+                tokio::spawn(connection::serve(socket, remote.into(), shared.clone()));
             }
             Err(error) => {
-                metrics::refused("accept");
+                metrics::refused("accept", None);
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

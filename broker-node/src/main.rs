@@ -4,9 +4,11 @@ mod cluster;
 mod codec;
 mod config;
 mod connection;
+mod figures;
 mod inbox;
 mod listener;
 mod metrics;
+mod tally;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,7 +28,7 @@ fn main() -> ExitCode {
     let config: Config = files::from_args(Program {
         name: "broker-node",
         about: "Holdfast gateway: MQTT for clients",
-        describe: || {},
+        describe: metrics::describe,
     });
     runtime::run(config.worker_threads, run(config))
 }

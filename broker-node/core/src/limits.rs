@@ -80,6 +80,8 @@ pub mod reason {
     pub const TOO_LARGE: u8 = 0x95;
     /// A limit of the server is reached.
     pub const QUOTA: u8 = 0x97;
+    /// The operator ends the connection.
+    pub const ADMINISTRATIVE: u8 = 0x98;
     /// The payload is not what its format indicator says.
     pub const PAYLOAD_FORMAT: u8 = 0x99;
     /// Another gateway serves the client from now on.

@@ -289,6 +289,11 @@ impl Receiving {
         !self.released.is_empty() || !self.releasing.is_empty()
     }
 
+    /// Acknowledgements go out in the order of the tokens.
+    pub(crate) fn is_answered(&self, token: u64) -> bool {
+        token < self.first_token
+    }
+
     /// Publishes that are not decided.
     pub(crate) fn undecided(&self) -> usize {
         self.waiting.len()

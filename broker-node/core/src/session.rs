@@ -10,7 +10,7 @@ use crate::limits::{Limits, Protocol};
 use crate::operations::Operations;
 use crate::outbound::Outbound;
 use crate::receiving::Receiving;
-use crate::subscriptions::Subscriptions;
+use crate::subscriptions::{Subscription, Subscriptions};
 
 mod events;
 mod group;
@@ -266,6 +266,24 @@ impl Session {
         if let Some((token, commit)) = proposed {
             out.push(propose(token, Kind::CommitCursor(commit)));
         }
+    }
+
+    /// How many subscriptions there are, those that are not confirmed yet included.
+    #[must_use]
+    pub fn subscription_count(&self) -> usize {
+        self.subscriptions.len()
+    }
+
+    /// The subscriptions, without the positions from which they count.
+    #[must_use]
+    pub fn subscriptions(&self) -> Vec<shard::Subscription> {
+        self.subscriptions.iter().map(Subscription::shown).collect()
+    }
+
+    /// Messages that the client was sent, or is about to be, and has not acknowledged.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.outbound.in_flight.used()
     }
 
     /// Largest packet that the client takes, in bytes.

@@ -35,11 +35,16 @@ impl Subscription {
     }
 
     pub(crate) fn row(&self) -> shard::Subscription {
+        shard::Subscription { since: self.since.to_vec(), ..self.shown() }
+    }
+
+    /// As people want to see it.
+    pub(crate) fn shown(&self) -> shard::Subscription {
         shard::Subscription {
             filter: self.filter.to_string(),
             options: u32::from(self.options),
             identifier: self.identifier,
-            since: self.since.to_vec(),
+            since: Vec::new(),
         }
     }
 }
@@ -74,6 +79,7 @@ pub(crate) struct Subscriptions {
     filters: Option<Arc<[String]>>,
     /// Raised by every change: a page that was asked for under an older one may lack records.
     version: u32,
+    count: u32,
 }
 
 impl Subscriptions {
@@ -85,6 +91,7 @@ impl Subscriptions {
             trie: None,
             filters: None,
             version: 1,
+            count: 0,
         };
         for row in rows {
             this.set(&row.filter, row.options as u8, row.identifier, &row.since);
@@ -97,7 +104,12 @@ impl Subscriptions {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.iter().next().is_none()
+        self.count == 0
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.count as usize
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Subscription> {
@@ -136,6 +148,7 @@ impl Subscriptions {
             return false;
         }
         self.changed();
+        self.count += 1;
         let added =
             Subscription { filter: filter.into(), options, identifier, since: since.into() };
         let slot = match self.slots.iter().position(Option::is_none) {
@@ -178,6 +191,7 @@ impl Subscriptions {
             trie.remove(self.namespace, filter, &(slot as u32));
         }
         self.changed();
+        self.count -= 1;
         true
     }
 

@@ -10,7 +10,7 @@
 //! * Answers are passed on in the order of the batches; those of one client in publish order, also when
 //!   some of its messages wait for their second step (retained messages).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use holdfast_proto::batch::{Batch, BatchBuilder, HEADER_BYTES, bit};
@@ -20,6 +20,7 @@ use holdfast_proto::record::{Record, RecordDraft};
 use holdfast_proto::shard::{AppendOutcome, Status};
 use holdfast_proto::storage::{AppendBatch, AppendDone};
 
+use super::metrics::RefusedWhy;
 use crate::inbox::{Event, Inbox, PublishResult};
 
 /// MQTT 5 reason code: unspecified error.
@@ -75,7 +76,7 @@ pub(crate) struct Answered {
     /// Age of the oldest of them.
     pub(crate) waited_ms: u64,
     /// Publishes that failed or were refused.
-    pub(crate) refused: u32,
+    pub(crate) refused: BTreeMap<RefusedWhy, u32>,
 }
 
 /// Who waits for the records of one batch.
@@ -364,7 +365,7 @@ impl ShardQueue {
                 if matches!(result, PublishResult::Stored | PublishResult::Repeated) {
                     answered.stored += 1;
                 } else {
-                    answered.refused += 1;
+                    *answered.refused.entry(refused_why(status)).or_default() += 1;
                 }
                 let step = retained.next_if(|(retained, _)| *retained == index);
                 match (step, at) {
@@ -471,6 +472,19 @@ impl ShardQueue {
 
 fn key_of(inbox: &Arc<Inbox>) -> usize {
     Arc::as_ptr(inbox) as usize
+}
+
+/// Why a batch's record was refused.
+fn refused_why(status: Status) -> RefusedWhy {
+    match status {
+        // Of such a batch only the records of fenced sessions are.
+        Status::Ok | Status::Fenced | Status::NoSession => RefusedWhy::Fenced,
+        Status::DiskFull => RefusedWhy::DiskFull,
+        Status::Expired | Status::NotLeader | Status::Unavailable | Status::Gap => {
+            RefusedWhy::NoLeader
+        }
+        Status::Invalid => RefusedWhy::Invalid,
+    }
 }
 
 /// What became of one record, and where its shard has it. `position` is that of the next stored one.

@@ -175,7 +175,8 @@ fn records_are_decided_one_by_one() {
         ..AppendOutcome::default()
     };
     let answered = queue.answer(A, done(Status::Ok, outcome), 1_000);
-    assert_eq!((answered.stored, answered.refused), (3, 1));
+    let refused = BTreeMap::from([(RefusedWhy::Fenced, 1)]);
+    assert_eq!((answered.stored, answered.refused), (3, refused));
     let expected = [PublishResult::Fenced, PublishResult::Repeated, PublishResult::Stored];
     assert_eq!(results(&inbox), (0..).zip(expected).collect::<Vec<_>>());
     assert_eq!(results(&other), [(3, PublishResult::Stored)]);

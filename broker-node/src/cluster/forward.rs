@@ -78,13 +78,17 @@ impl Gateway for Service {
 
     async fn list_clients(
         &self,
-        _: Request<ListClientsRequest>,
+        request: Request<ListClientsRequest>,
     ) -> Result<Response<ListClientsReply>, Status> {
-        Err(Status::unimplemented("not in this version"))
+        let request = request.into_inner();
+        self.shared.check_cluster(&request.cluster_id)?;
+        Ok(Response::new(self.shared.list_clients(request).await))
     }
 
-    async fn kick(&self, _: Request<KickRequest>) -> Result<Response<KickReply>, Status> {
-        Err(Status::unimplemented("not in this version"))
+    async fn kick(&self, request: Request<KickRequest>) -> Result<Response<KickReply>, Status> {
+        let request = request.into_inner();
+        self.shared.check_cluster(&request.cluster_id)?;
+        Ok(Response::new(self.shared.kick(request).await))
     }
 }
 

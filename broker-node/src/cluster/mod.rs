@@ -5,6 +5,7 @@
 //! and taken in this order, each from any before it: a shard's queue, dispatch, requests, turns, routes,
 //! leaders, links, an inbox.
 
+mod admin;
 mod appender;
 mod attachment;
 mod claims;
@@ -51,6 +52,7 @@ use self::dispatch::{Dispatch, Outgoing};
 pub(crate) use self::error::ClusterError;
 use self::leaders::Leaders;
 use self::link::Links;
+pub(crate) use self::metrics::describe as describe_metrics;
 use self::owners::Owners;
 use self::publish::Lane;
 pub(crate) use self::publish::{PublishTurn, Routed, TurnEnd};

@@ -5,9 +5,11 @@
 //! answer comes late finds here what was heard meanwhile, and one whose predecessor is not found where
 //! the home shard says (its answer got lost, so it told nobody) tells all gateways.
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
 use holdfast_proto::shard::ClientKey;
+use parking_lot::Mutex;
 
 /// The owner that a claim replaced, as the home shard says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,10 +62,12 @@ pub(crate) struct Heard<C> {
     pub(crate) found: bool,
 }
 
-/// The connections of this gateway by client. A client is known while it has a connection or a claim
-/// under way here.
+/// The connections of this gateway by client, in the order of namespace and client id. A client is known
+/// while it has a connection or a claim under way here.
 #[derive(Debug)]
-pub(crate) struct Owners<C>(DashMap<ClientKey, Known<C>>);
+pub(crate) struct Owners<C>(Mutex<Clients<C>>);
+
+type Clients<C> = BTreeMap<u32, BTreeMap<Box<str>, Known<C>>>;
 
 #[derive(Debug)]
 struct Known<C> {
@@ -74,17 +78,34 @@ struct Known<C> {
     owner: Option<Owner<C>>,
 }
 
+/// Clients of a list, and whether there are more.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Listed<C> {
+    pub(crate) clients: Vec<(ClientKey, Owner<C>)>,
+    pub(crate) more: bool,
+}
+
 impl<C> Default for Owners<C> {
     fn default() -> Self {
-        Owners(DashMap::new())
+        Owners(Mutex::default())
     }
+}
+
+fn known<'a, C>(clients: &'a mut Clients<C>, client: &ClientKey) -> Option<&'a mut Known<C>> {
+    clients.get_mut(&client.namespace)?.get_mut(client.client_id.as_str())
 }
 
 impl<C: Clone> Owners<C> {
     /// A claim is about to be proposed; [`Owners::end`] follows.
     pub(crate) fn begin(&self, client: &ClientKey) {
-        let unknown = || Known { newest: 0, claims: 0, owner: None };
-        self.0.entry(client.clone()).or_insert_with(unknown).claims += 1;
+        let mut clients = self.0.lock();
+        if let Some(known) = known(&mut clients, client) {
+            known.claims += 1;
+            return;
+        }
+        let first = Known { newest: 0, claims: 1, owner: None };
+        let of_namespace = clients.entry(client.namespace).or_default();
+        of_namespace.insert(client.client_id.as_str().into(), first);
     }
 
     /// A claim was settled or has failed.
@@ -101,7 +122,7 @@ impl<C: Clone> Owners<C> {
         previous: Previous,
     ) -> Settled<C> {
         let mut settled = Settled { is_newest: false, replaced: None, tell: Tell::Nobody };
-        if let Some(mut known) = self.0.get_mut(client)
+        if let Some(known) = known(&mut self.0.lock(), client)
             && known.newest < epoch
         {
             known.newest = epoch;
@@ -120,7 +141,8 @@ impl<C: Clone> Owners<C> {
 
     /// The session was claimed elsewhere.
     pub(crate) fn hear(&self, client: &ClientKey, epoch: u64) -> Heard<C> {
-        let Some(mut known) = self.0.get_mut(client) else {
+        let mut clients = self.0.lock();
+        let Some(known) = known(&mut clients, client) else {
             return Heard { older: None, found: false };
         };
         known.newest = known.newest.max(epoch);
@@ -137,12 +159,51 @@ impl<C: Clone> Owners<C> {
     }
 
     fn change(&self, client: &ClientKey, change: impl FnOnce(&mut Known<C>)) {
-        if let Entry::Occupied(mut entry) = self.0.entry(client.clone()) {
-            change(entry.get_mut());
-            if entry.get().claims == 0 && entry.get().owner.is_none() {
-                entry.remove();
+        let mut clients = self.0.lock();
+        let Some(known) = known(&mut clients, client) else { return };
+        change(known);
+        if known.claims > 0 || known.owner.is_some() {
+            return;
+        }
+        if let Some(of_namespace) = clients.get_mut(&client.namespace) {
+            of_namespace.remove(client.client_id.as_str());
+            if of_namespace.is_empty() {
+                clients.remove(&client.namespace);
             }
         }
+    }
+
+    /// The client's newest connection.
+    pub(crate) fn find(&self, client: &ClientKey) -> Option<Owner<C>> {
+        known(&mut self.0.lock(), client)?.owner.clone()
+    }
+
+    /// Connected clients after `after` whose id begins with `prefix`, at most `limit`. It costs what it
+    /// returns, however many others there are.
+    pub(crate) fn list(&self, after: Option<&ClientKey>, prefix: &str, limit: usize) -> Listed<C> {
+        let mut listed = Listed { clients: Vec::new(), more: false };
+        let clients = self.0.lock();
+        for (&namespace, of_namespace) in clients.range(after.map_or(0, |after| after.namespace)..)
+        {
+            let after = after.filter(|after| after.namespace == namespace);
+            let from = match after.map(|after| after.client_id.as_str()) {
+                Some(after) if after >= prefix => Bound::Excluded(after),
+                _ => Bound::Included(prefix),
+            };
+            let with_prefix = of_namespace
+                .range::<str, _>((from, Bound::Unbounded))
+                .take_while(|(client_id, _)| client_id.starts_with(prefix));
+            for (client_id, known) in with_prefix {
+                let Some(owner) = &known.owner else { continue };
+                if listed.clients.len() == limit {
+                    listed.more = true;
+                    return listed;
+                }
+                let client = ClientKey { namespace, client_id: client_id.to_string() };
+                listed.clients.push((client, owner.clone()));
+            }
+        }
+        listed
     }
 }
 

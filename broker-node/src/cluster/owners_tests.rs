@@ -22,7 +22,7 @@ fn the_newest_claim_owns_the_client_single_owner() {
     let older = Some(Owner { epoch: 5, connection: 'n' });
     assert_eq!(owners.hear(&client, 7), Heard { older, found: true });
     owners.release(&client, 5);
-    assert!(owners.0.is_empty());
+    assert!(owners.0.lock().is_empty());
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn a_claim_that_was_overtaken_on_its_way_ends_single_owner() {
     assert_eq!(owners.hear(&client, 9), Heard { older: None, found: false });
     assert!(!owners.settle(&client, 8, 'l', Previous::Nobody).is_newest);
     owners.end(&client);
-    assert!(owners.0.is_empty());
+    assert!(owners.0.lock().is_empty());
 }
 
 /// A claim's way: proposed (again and again, if answers get lost), answered, settled.
@@ -172,7 +172,59 @@ fn of_racing_claims_the_one_with_the_highest_epoch_remains_single_owner() {
         assert_eq!(Some(owner), world.row, "seed {seed}");
         for (at, gateway) in world.gateways.iter().enumerate() {
             let expected = usize::from(at == owner.0);
-            assert_eq!(gateway.0.len(), expected, "seed {seed}: gateway {at} remembers too much");
+            assert_eq!(
+                gateway.0.lock().len(),
+                expected,
+                "seed {seed}: gateway {at} remembers too much"
+            );
         }
     }
+}
+
+/// Namespaces and ids, connected as epoch 1.
+fn connected(clients: &[(u32, &str)]) -> Owners<char> {
+    let owners = Owners::default();
+    for (namespace, client_id) in clients {
+        let client = ClientKey { namespace: *namespace, client_id: (*client_id).to_owned() };
+        owners.begin(&client);
+        owners.settle(&client, 1, 'c', Previous::Nobody);
+        owners.end(&client);
+    }
+    owners
+}
+
+/// All pages of a list, from `after` on.
+fn pages(
+    owners: &Owners<char>,
+    mut after: Option<ClientKey>,
+    prefix: &str,
+    limit: usize,
+) -> Vec<Vec<String>> {
+    let mut pages = Vec::new();
+    loop {
+        let page = owners.list(after.as_ref(), prefix, limit);
+        let name = |(client, _): &(ClientKey, Owner<char>)| {
+            format!("{}:{}", client.namespace, client.client_id)
+        };
+        pages.push(page.clients.iter().map(name).collect());
+        if !page.more {
+            return pages;
+        }
+        after = page.clients.last().map(|(client, _)| client.clone());
+    }
+}
+
+#[test]
+fn clients_are_listed_in_order_page_by_page() {
+    let owners = connected(&[(1, "b"), (0, "ab"), (0, "b"), (0, "a"), (0, "abc"), (1, "ab")]);
+    owners.begin(&ClientKey { namespace: 0, client_id: "aa-claims".to_owned() });
+    let all = [vec!["0:a", "0:ab"], vec!["0:abc", "0:b"], vec!["1:ab", "1:b"]];
+    assert_eq!(pages(&owners, None, "", 2), all);
+    assert_eq!(pages(&owners, None, "ab", 2), [vec!["0:ab", "0:abc"], vec!["1:ab"]]);
+    assert_eq!(pages(&owners, None, "c", 2), [Vec::<String>::new()]);
+    // One that is gone by now, before and after those with the prefix.
+    let gone = |client_id: &str| Some(ClientKey { namespace: 0, client_id: client_id.to_owned() });
+    assert_eq!(pages(&owners, gone("a0"), "ab", 9), [vec!["0:ab", "0:abc", "1:ab"]]);
+    assert_eq!(pages(&owners, gone("zz"), "ab", 9), [vec!["1:ab"]]);
+    assert_eq!(pages(&owners, gone("ab"), "ab", 9), [vec!["0:abc", "1:ab"]]);
 }

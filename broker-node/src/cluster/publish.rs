@@ -189,12 +189,11 @@ impl Shared {
             lane.eased.notify_waiters();
         }
         if answered.stored > 0 {
-            metrics::histogram!(names::PUBLISH_DURABLE)
-                .record_many(answered.waited_ms as f64 / 1_000.0, answered.stored as usize);
+            metrics::histogram!(names::PUBLISH_DURABLE).record(answered.waited_ms as f64 / 1_000.0);
             metrics::counter!(names::PUBLISHES_STORED).increment(u64::from(answered.stored));
         }
-        if answered.refused > 0 {
-            metrics::counter!(names::PUBLISHES_REFUSED).increment(u64::from(answered.refused));
+        for (why, publishes) in answered.refused {
+            why.count(publishes);
         }
         for step in answered.steps {
             let reply = Reply::Step { home: shard, ticket: step.ticket };

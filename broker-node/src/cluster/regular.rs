@@ -12,8 +12,8 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::metrics::MESSAGES_DROPPED;
 use crate::inbox::Inbox;
+use crate::metrics;
 
 /// A change of what this gateway's regular sessions want.
 #[derive(Debug, Clone, Default)]
@@ -43,7 +43,7 @@ impl Peer {
         let mut buffer = self.buffer.lock();
         if buffer.len() + record.as_bytes().len() > self.limit_bytes {
             drop(buffer);
-            metrics::counter!(MESSAGES_DROPPED, "reason" => "forward_buffer_full").increment(1);
+            metrics::forward_buffer_full(1);
             return;
         }
         let was_empty = buffer.is_empty();
@@ -223,9 +223,8 @@ impl Routing {
     fn offer(&self, record: &Record, sessions: &[u32], now_ms: u64) {
         for slot in sessions {
             let Some(Some(inbox)) = self.sessions.get(*slot as usize) else { continue };
-            if !inbox.offer_regular(record, now_ms) {
-                metrics::counter!(MESSAGES_DROPPED, "reason" => "slow_session").increment(1);
-            }
+            // What it does not take it counts.
+            inbox.offer_regular(record, now_ms);
         }
     }
 }

@@ -18,9 +18,9 @@ use holdfast_proto::storage::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::Shared;
 use super::appender::StepTicket;
 use super::error::ClusterError;
+use super::{Shared, metrics as names};
 use crate::inbox::{Event, Inbox};
 
 /// MQTT 5 reason code: unspecified error.
@@ -317,7 +317,7 @@ impl Shared {
         for key in late {
             let request = self.requests.lock().give_up(key);
             if let Some(request) = request {
-                metrics::counter!(super::metrics::REQUESTS_EXPIRED).increment(1);
+                metrics::counter!(names::REQUESTS_EXPIRED).increment(1);
                 self.fail(request.shard, request.reply);
             }
         }
@@ -333,7 +333,10 @@ impl Shared {
             Reply::Once(sender) => drop(sender.send(Err(error))),
             Reply::Page { inbox } => inbox.post(Event::PageFailed { shard }),
             Reply::Retained(gather) => gather.add(Err(error)),
-            Reply::Step { home, ticket } => self.step_done(home, ticket, Some(UNSPECIFIED)),
+            Reply::Step { home, ticket } => {
+                names::RefusedWhy::NotRetained.count(1);
+                self.step_done(home, ticket, Some(UNSPECIFIED));
+            }
             Reply::Nobody => {}
         }
     }
@@ -365,6 +368,9 @@ impl Shared {
             Some(Reply::Step { home, ticket }) => {
                 // FENCED: the topic has a newer retained message of the same client.
                 let set = matches!(status, Status::Ok | Status::Fenced);
+                if !set {
+                    names::RefusedWhy::NotRetained.count(1);
+                }
                 self.step_done(home, ticket, (!set).then_some(UNSPECIFIED));
             }
             Some(Reply::Page { .. } | Reply::Retained(_) | Reply::Nobody) | None => {}
@@ -403,6 +409,7 @@ impl Shared {
                 return inbox.post(Event::PageFailed { shard });
             }
         };
+        count_page(&records, page.time_ms);
         inbox.post(Event::Page {
             shard,
             records,
@@ -428,5 +435,15 @@ impl Shared {
             Status::Ok => Ok(page.rows.into_iter().map(|row| (row, page.time_ms)).collect()),
             status => Err(ClusterError::Refused { reason: status.as_str_name().to_owned() }),
         });
+    }
+}
+
+/// Counts a page that was read from the log, at the shard's time.
+fn count_page(records: &[Placed], time_ms: u64) {
+    metrics::counter!(names::CATCH_UP_PAGES).increment(1);
+    if let Some(newest) = records.last() {
+        metrics::counter!(names::CATCH_UP_RECORDS).increment(records.len() as u64);
+        let lag_ms = time_ms.saturating_sub(newest.time_ms);
+        metrics::histogram!(names::CATCH_UP_LAG).record(lag_ms as f64 / 1_000.0);
     }
 }

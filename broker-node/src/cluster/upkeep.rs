@@ -138,6 +138,7 @@ pub(crate) async fn tick(shared: Arc<Shared>) {
         };
         if reach.observe(shared.cut(now_ms), now_ms, patience) {
             tracing::error!("cut off from a site that others reach: clients go elsewhere");
+            metrics::counter!(names::SENT_ELSEWHERE).increment(1);
             shared.cut_off.notify_one();
         }
     }
@@ -155,7 +156,7 @@ impl Shared {
             if failed > 0 {
                 let bytes = queue.queued_bytes();
                 tracing::warn!(%shard, failed, bytes, "publishes failed: no leader took them in time");
-                metrics::counter!(names::PUBLISHES_REFUSED).increment(u64::from(failed));
+                names::RefusedWhy::NoLeader.count(failed);
             }
         }
     }

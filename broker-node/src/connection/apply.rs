@@ -11,7 +11,7 @@ use super::live::{End, Live};
 use crate::cluster::{ClusterError, PublishTurn, Routed};
 use crate::codec::{self, DecodeError, Packet, encode_effect};
 use crate::inbox::{Event, PublishResult};
-use crate::metrics;
+use crate::{metrics, tally};
 
 impl<T: Transport> Live<T> {
     /// Applies the whole packets at the start of `bytes`; returns how many bytes they are.
@@ -23,6 +23,7 @@ impl<T: Transport> Live<T> {
         let shared = self.shared.clone();
         let (client, inbox) = (self.client.clone(), self.inbox.clone());
         let mut turn: Option<PublishTurn<'_>> = None;
+        let mut received = tally::ByQos::default();
         let mut used = 0;
         let applied = loop {
             let frame = match codec::next_frame(&bytes[used..], shared.config.packet_bytes_max) {
@@ -41,6 +42,7 @@ impl<T: Transport> Live<T> {
                     Err(close) => break Err(close.into()),
                 }
             };
+            received[usize::from(publish.qos.min(2))] += 1;
             if self.drain_until_ms.is_some() && publish.qos > 0 {
                 // Without an acknowledgement the client publishes it again, at another gateway.
                 continue;
@@ -54,6 +56,9 @@ impl<T: Transport> Live<T> {
                 let durable = self.session.is_durable();
                 shared.cluster.publish_turn(&client, self.epoch, durable, &inbox)
             });
+            if self.measured.token == 0 {
+                self.measured.token = routing.token;
+            }
             let draft = RecordDraft {
                 namespace: Namespace(client.namespace),
                 topic: routing.topic.as_str(),
@@ -74,6 +79,7 @@ impl<T: Transport> Live<T> {
         if let Some(turn) = turn {
             self.turn_published(turn);
         }
+        self.inbox.figures.received(&received);
         applied.map(|()| used)
     }
 
@@ -180,6 +186,12 @@ impl<T: Transport> Live<T> {
                 self.taken_over = Some(reply);
                 return Err(Close { reason: reason::TAKEN_OVER, cause: "taken over" });
             }
+            Event::Kick { ended } => {
+                self.kicked = Some(ended);
+                return Err(Close { reason: reason::ADMINISTRATIVE, cause: "kicked" });
+            }
+            // Who asked may have given up waiting.
+            Event::ShowSubscriptions { reply } => drop(reply.send(session.subscriptions())),
             Event::Drain => {
                 let settle_ms = self.shared.config.drain_settle_ms;
                 self.drain_until_ms.get_or_insert(now_ms + settle_ms);
@@ -197,19 +209,27 @@ impl<T: Transport> Live<T> {
     ) -> Result<bool, End> {
         let mut again = false;
         let mut measured = false;
+        let mut sent = tally::ByQos::default();
         for effect in effects.drain(..) {
             if encode_effect(out, &effect, self.protocol) {
-                if let Effect::Deliver(delivery) = &effect
-                    && !measured
-                    && !delivery.dup
-                {
-                    measured = true;
-                    metrics::delivered(now_ms.saturating_sub(delivery.since_ms) as f64 / 1e3);
+                match &effect {
+                    Effect::Deliver(delivery) => {
+                        sent[usize::from(delivery.qos.min(2))] += 1;
+                        if !measured && !delivery.dup {
+                            measured = true;
+                            let age_ms = now_ms.saturating_sub(delivery.since_ms);
+                            metrics::delivered(age_ms as f64 / 1e3);
+                        }
+                    }
+                    Effect::Suback { codes, .. } => metrics::subscribed(codes),
+                    Effect::Unsuback { codes, .. } => metrics::unsubscribed(codes),
+                    _ => {}
                 }
                 continue;
             }
             again |= self.run_effect(effect)?;
         }
+        self.inbox.figures.sent(&sent);
         Ok(again)
     }
 

@@ -12,7 +12,7 @@ use super::Transport;
 use super::live::{End, Live};
 use crate::codec::encode_disconnect;
 use crate::inbox::{Event, Inbox};
-use crate::metrics;
+use crate::{metrics, tally};
 
 /// Token of the session's last command.
 const LAST_TOKEN: u64 = u64::MAX;
@@ -22,8 +22,9 @@ const LINGER_BYTES_MAX: usize = 64 << 10;
 /// Ends the session as far as this connection goes, and closes the socket.
 pub(super) async fn close<T: Transport>(mut live: Box<Live<T>>, end: End) {
     metrics::sessions(live.session.is_durable(), -1);
+    live.inbox.figures.now(0, 0);
     if let Some(close) = end.close {
-        metrics::closed(close.cause);
+        metrics::closed(close);
         tracing::debug!(reason = close.reason, cause = close.cause, "closing a connection");
     }
     settle(&mut live);
@@ -46,11 +47,13 @@ pub(super) async fn close<T: Transport>(mut live: Box<Live<T>>, end: End) {
         live.shared.cluster.propose(live.home, command, LAST_TOKEN, &live.inbox);
     }
     let is_drained = end.close.is_some_and(|close| close.reason == reason::USE_ANOTHER_SERVER);
-    let inbox = live.inbox.clone();
+    let (inbox, kicked) = (live.inbox.clone(), live.kicked.take());
     let mut left = Box::pin(async move {
         if let Some(commit) = last {
             wait_until_left(&inbox, commit).await;
         }
+        // Who asked for it hears that the session is given up.
+        drop(kicked);
     });
     // A client that is sent elsewhere claims its session there at once: it is to find all that it has
     // acknowledged.
@@ -64,6 +67,7 @@ pub(super) async fn close<T: Transport>(mut live: Box<Live<T>>, end: End) {
     let Live { io, output, .. } = &mut *live;
     let goodbye = timeout(linger_time, async {
         if io.write_all(output).await.is_ok() {
+            tally::sent_bytes(output.len());
             linger(io).await;
         }
     });

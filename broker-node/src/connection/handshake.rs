@@ -15,14 +15,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
 use super::closing::linger;
-use super::live::Live;
+use super::live::{Live, Measured};
 use super::{Shared, Transport};
 use crate::cluster::Claimed;
 use crate::codec::{
     self, Connack, Connect, ConnectError, connack_refused_v3, connack_refused_v5, encode_connack,
 };
+use crate::figures::{Facts, Remote};
 use crate::inbox::Inbox;
-use crate::metrics;
+use crate::{metrics, tally};
 
 /// Bytes asked of the socket at once.
 const READ_BYTES: usize = 512;
@@ -46,6 +47,7 @@ enum Refusal {
 /// Reads CONNECT, claims the session and accepts the client. `None`: it was refused or gave up.
 pub(super) async fn open<T: Transport>(
     mut io: T,
+    remote: Remote,
     shared: Arc<Shared>,
     inbox: Arc<Inbox>,
 ) -> Option<Box<Live<T>>> {
@@ -58,7 +60,7 @@ pub(super) async fn open<T: Transport>(
         () = drained(&inbox, &shared) => Err(Refusal::Silent("stopping")),
     };
     let accepted = match read.and_then(|connect| check(connect, &shared)) {
-        Ok(connect) => claim(connect, &shared, &inbox).await,
+        Ok(connect) => claim(connect, remote, &shared, &inbox).await,
         Err(refusal) => Err(refusal),
     };
     match accepted {
@@ -98,7 +100,7 @@ async fn read_connect<T: Transport>(
         }
         input.reserve(READ_BYTES);
         match io.read_buf(input).await {
-            Ok(bytes) if bytes > 0 => {}
+            Ok(bytes) if bytes > 0 => tally::received_bytes(bytes),
             Ok(_) | Err(_) => return Err(Refusal::Silent("gone")),
         }
     }
@@ -143,6 +145,7 @@ struct Accepted {
 
 async fn claim(
     connect: Connect,
+    remote: Remote,
     shared: &Shared,
     inbox: &Arc<Inbox>,
 ) -> Result<(Accepted, Claimed), Refusal> {
@@ -160,13 +163,21 @@ async fn claim(
         None => config.session_expiry_default_s,
     };
     let session_expiry_s = asked_s.min(config.session_expiry_max_s);
+    let protocol_level = if connect.protocol == Protocol::V3 { 4 } else { 5 };
+    inbox.figures.begin(Facts {
+        remote,
+        protocol_level,
+        keep_alive_s: keep_alive(&connect, config.keep_alive_max_s).0,
+        expiry_interval_s: session_expiry_s,
+        connected_at_ms: shared.clock.now_ms(),
+    });
     let claim = Claim {
         client: Some(client.clone()),
         gateway: Some(shared.cluster.gateway()),
         clean_start: connect.clean_start,
         expiry_interval_s: session_expiry_s,
         will: connect.will.as_ref().map(|will| encode_will(will, &client)),
-        protocol_level: if connect.protocol == Protocol::V3 { 4 } else { 5 },
+        protocol_level: u32::from(protocol_level),
         attempt: SmallRng::from_os_rng().random_range(1..=u64::MAX),
     };
     match shared.cluster.claim(claim, inbox).await {
@@ -243,6 +254,7 @@ fn live<T: Transport>(
         },
         &mut effects,
     );
+    metrics::accepted(protocol);
     metrics::sessions(durable, 1);
     if input.is_empty() {
         input = BytesMut::new();
@@ -268,6 +280,8 @@ fn live<T: Transport>(
         armed_ms: None,
         drain_until_ms: None,
         taken_over: None,
+        kicked: None,
+        measured: Measured::default(),
         shared,
     });
     start(&mut live, &mut effects);
@@ -320,28 +334,19 @@ fn limits(connect: &Connect, shared: &Shared) -> Limits {
 
 async fn refuse<T: Transport>(mut io: T, refusal: Refusal, shared: &Shared) {
     let mut out = BytesMut::new();
-    match refusal {
-        Refusal::Silent(cause) => {
-            metrics::refused(cause);
-            return;
-        }
-        Refusal::Code(protocol, code, cause) => {
-            metrics::refused(cause);
-            match protocol {
-                Protocol::V3 => connack_refused_v3(&mut out, code),
-                Protocol::V5 => connack_refused_v5(&mut out, code, None),
-            }
-        }
-        Refusal::Elsewhere(protocol) => {
-            metrics::refused("stopping");
-            match (protocol, shared.cluster.another_gateway().as_deref()) {
-                (Protocol::V3, _) => connack_refused_v3(&mut out, UNAVAILABLE_V3),
-                (Protocol::V5, None) => connack_refused_v5(&mut out, reason::UNAVAILABLE, None),
-                (Protocol::V5, other) => {
-                    connack_refused_v5(&mut out, reason::USE_ANOTHER_SERVER, other);
-                }
-            }
-        }
+    let (cause, protocol, code, other) = match refusal {
+        Refusal::Silent(cause) => return metrics::refused(cause, None),
+        Refusal::Code(protocol, code, cause) => (cause, protocol, code, None),
+        Refusal::Elsewhere(Protocol::V3) => ("stopping", Protocol::V3, UNAVAILABLE_V3, None),
+        Refusal::Elsewhere(Protocol::V5) => match shared.cluster.another_gateway() {
+            None => ("stopping", Protocol::V5, reason::UNAVAILABLE, None),
+            other => ("stopping", Protocol::V5, reason::USE_ANOTHER_SERVER, other),
+        },
+    };
+    metrics::refused(cause, Some(code));
+    match protocol {
+        Protocol::V3 => connack_refused_v3(&mut out, code),
+        Protocol::V5 => connack_refused_v5(&mut out, code, other.as_deref()),
     }
     let goodbye = async {
         let written: io::Result<()> = io.write_all(&out).await;

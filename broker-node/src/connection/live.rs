@@ -12,12 +12,13 @@ use holdfast_proto::shard::{ClientKey, CommitCursor};
 use holdfast_session::{Close, Leave, Protocol, Session, Turn, reason};
 use tokio::io::ReadBuf;
 use tokio::sync::oneshot;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::scratch::Scratch;
 use super::{Shared, Transport};
 use crate::cluster::{Attachment, Ownership, TurnEnd};
 use crate::inbox::Inbox;
+use crate::{metrics, tally};
 
 /// Rounds of work at one wake-up before other tasks get their turn.
 const ROUNDS_MAX: usize = 8;
@@ -54,6 +55,18 @@ pub(super) struct Live<T> {
     /// The gateway stops: when the connection ends at the latest.
     pub(super) drain_until_ms: Option<u64>,
     pub(super) taken_over: Option<oneshot::Sender<Option<CommitCursor>>>,
+    /// The operator ended the connection; dropped once the session is given up.
+    pub(super) kicked: Option<oneshot::Sender<()>>,
+    pub(super) measured: Measured,
+}
+
+/// A publish whose way from the socket to its acknowledgement is measured: one at a time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Measured {
+    /// 0: none.
+    pub(super) token: u64,
+    /// Of the connection's clock: the wake-up that read it, or the newest if there is none.
+    read_us: u64,
 }
 
 /// How a connection ends.
@@ -131,6 +144,7 @@ impl<T: Transport> Live<T> {
             }
         };
         let worked = self.work(&wake, bytes, &mut scratch);
+        self.inbox.figures.now(self.session.subscription_count(), self.session.in_flight());
         if worked.is_err() {
             self.output.extend_from_slice(&scratch.output);
         }
@@ -139,7 +153,11 @@ impl<T: Transport> Live<T> {
     }
 
     fn work(&mut self, wake: &Wake, bytes: usize, scratch: &mut Scratch) -> Result<bool, End> {
-        let now_ms = self.shared.clock.now_ms();
+        let now = Instant::now();
+        let now_ms = self.shared.clock.ms_at(now);
+        if self.measured.token == 0 {
+            self.measured.read_us = self.shared.clock.us_at(now);
+        }
         if wake.uncongested {
             self.congestion = None;
         }
@@ -156,6 +174,7 @@ impl<T: Transport> Live<T> {
             self.session.heads(&scratch.heads);
         }
         if bytes > 0 {
+            tally::received_bytes(bytes);
             self.last_received_ms = now_ms;
         }
         if bytes > 0 || wake.is_first {
@@ -208,12 +227,24 @@ impl<T: Transport> Live<T> {
         let again = self.run_effects(&mut scratch.effects, &mut scratch.output, now_ms)?;
         turned?;
         self.write(&mut scratch.output)?;
+        self.measure_publish();
         if !self.output.is_empty() {
             return Ok(again);
         }
         let moved = self.session.flushed();
         let waits_for_room = self.session.is_short_of_room() && !self.is_handed_over();
         Ok(again || moved || waits_for_room)
+    }
+
+    /// The clock is read once more only when the publish that is measured was answered.
+    fn measure_publish(&mut self) {
+        let Measured { token, read_us } = self.measured;
+        if token == 0 || !self.session.is_answered(token) {
+            return;
+        }
+        self.measured.token = 0;
+        let took_us = self.shared.clock.us_at(Instant::now()).saturating_sub(read_us);
+        metrics::published(took_us as f64 / 1e6);
     }
 
     /// Takes the packets that are whole; keeps the rest for later.
@@ -243,7 +274,10 @@ impl<T: Transport> Live<T> {
             let mut context = Context::from_waker(Waker::noop());
             while !out.is_empty() {
                 match Pin::new(&mut self.io).poll_write(&mut context, out) {
-                    Poll::Ready(Ok(written)) if written > 0 => out.advance(written),
+                    Poll::Ready(Ok(written)) if written > 0 => {
+                        tally::sent_bytes(written);
+                        out.advance(written);
+                    }
                     Poll::Ready(_) => return Err(End::broken()),
                     Poll::Pending => break,
                 }
@@ -305,6 +339,7 @@ impl<T: Transport> Live<T> {
                 Poll::Pending => break,
                 Poll::Ready(Ok(0)) => return Some(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(bytes)) => {
+                    tally::sent_bytes(bytes);
                     self.output.advance(bytes);
                     written = Some(Ok(()));
                 }

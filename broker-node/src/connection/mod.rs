@@ -18,8 +18,9 @@ use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 use crate::config::{ClusterLimits, MqttConfig};
+use crate::figures::Remote;
 use crate::inbox::Inbox;
-use crate::metrics;
+use crate::{metrics, tally};
 
 pub(crate) use registry::Registry;
 
@@ -42,6 +43,7 @@ impl Shared {
     /// For connections to this cluster.
     pub(crate) fn new(config: MqttConfig, limits: &ClusterLimits, cluster: Cluster) -> Arc<Shared> {
         let registry = Registry::new(config.max_connections);
+        tokio::spawn(tally::keep_telling());
         Arc::new(Shared {
             config,
             cluster,
@@ -66,7 +68,15 @@ impl Clock {
     }
 
     fn now_ms(&self) -> u64 {
-        self.start_ms + self.start.elapsed().as_millis() as u64
+        self.ms_at(Instant::now())
+    }
+
+    fn ms_at(&self, now: Instant) -> u64 {
+        self.start_ms + now.duration_since(self.start).as_millis() as u64
+    }
+
+    fn us_at(&self, now: Instant) -> u64 {
+        now.duration_since(self.start).as_micros() as u64
     }
 
     fn at(&self, ms: u64) -> Instant {
@@ -75,13 +85,13 @@ impl Clock {
 }
 
 /// Serves one client. What is rare is boxed, so that a waiting connection is small.
-pub(crate) async fn serve<T: Transport>(io: T, shared: Arc<Shared>) {
+pub(crate) async fn serve<T: Transport>(io: T, remote: Remote, shared: Arc<Shared>) {
     let inbox = Inbox::new(shared.config.inbox_bytes_max);
     let Some(_entry) = Registry::enter(&shared, inbox.clone()) else {
-        metrics::refused("max_connections");
+        metrics::refused("max_connections", None);
         return;
     };
-    let Some(mut live) = Box::pin(handshake::open(io, shared.clone(), inbox)).await else {
+    let Some(mut live) = Box::pin(handshake::open(io, remote, shared.clone(), inbox)).await else {
         return;
     };
     let end = live.run().await;
@@ -94,7 +104,9 @@ mod tests {
 
     #[test]
     fn a_waiting_connection_is_small() {
-        fn size<F: Future>(_: impl FnOnce(tokio::net::TcpStream, Arc<Shared>) -> F) -> usize {
+        fn size<F: Future>(
+            _: impl FnOnce(tokio::net::TcpStream, Remote, Arc<Shared>) -> F,
+        ) -> usize {
             size_of::<F>()
         }
         let task = size(serve::<tokio::net::TcpStream>);

@@ -31,6 +31,12 @@ impl Session {
         self.receiving.undecided()
     }
 
+    /// Whether the publish of this token was decided and its acknowledgement is among the effects so far.
+    #[must_use]
+    pub fn is_answered(&self, token: u64) -> bool {
+        self.receiving.is_answered(token)
+    }
+
     /// PUBACK, PUBREC, PUBREL or PUBCOMP.
     ///
     /// # Errors
