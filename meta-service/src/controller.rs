@@ -35,6 +35,7 @@ use tokio::{
 use crate::{
     election::Tenure,
     filters::Filters,
+    metrics::ControllerGauges,
     rows::{self, BadRow},
     store::{Committed, Compare, OPS_MAX, Op, Revision, Store, StoreError, Txn},
 };
@@ -183,6 +184,8 @@ pub(crate) struct ControllerLoop {
     describe_storage: Vec<oneshot::Sender<StorageDescription>>,
     /// Answered likewise.
     describe: Vec<oneshot::Sender<ClusterView>>,
+    /// 0 again when the loop ends, however it does.
+    gauges: ControllerGauges,
     /// That the store was set back was logged.
     set_back_logged: bool,
 }

@@ -44,7 +44,8 @@ impl ControllerLoop {
             (view.filter_version, view.covered) = (filter_version, covered);
             changed
         });
-        metrics::filters(self.control.routes().len(), filter_version - covered.min(filter_version));
+        self.gauges
+            .filters(self.control.routes().len(), filter_version - covered.min(filter_version));
         for effect in turn.effects {
             self.effect(effect);
         }
@@ -53,7 +54,7 @@ impl ControllerLoop {
     fn show_storage(&mut self, turn: &Turn) {
         turn.steps.iter().for_each(log_step);
         if let Some(figures) = turn.figures {
-            metrics::storage(figures);
+            self.gauges.storage(figures);
         }
         let Some(seen) = turn.set_back_from else { return };
         if !std::mem::replace(&mut self.set_back_logged, true) {
@@ -144,7 +145,7 @@ impl ControllerLoop {
         let up = |liveness: i32| liveness == i32::from(Liveness::Up);
         let sites = new.sites.iter().filter(|site| up(site.liveness)).count();
         let gateways = new.gateways.iter().filter(|gateway| up(gateway.liveness)).count();
-        metrics::members(sites, gateways, new.version);
+        self.gauges.members(sites, gateways, new.version);
     }
 }
 

@@ -22,6 +22,7 @@ use crate::{
     config::Config,
     election::Tenure,
     filters::Filters,
+    metrics::ControllerGauges,
     rows,
     store::{Compare, Op, Revision, Store, Txn, all, get},
 };
@@ -102,6 +103,7 @@ pub(crate) async fn start(
         next_steer: 0,
         describe_storage: Vec::new(),
         describe: Vec::new(),
+        gauges: ControllerGauges::new(),
         set_back_logged: false,
     };
     Ok((controller, controller_loop))

@@ -132,11 +132,14 @@ impl Control {
     /// Merges retention and counts figures, from time to time.
     pub(super) fn merge(&mut self, now: Now) {
         let due = |at: u64| now.mono_ms.saturating_sub(at) >= MERGE_MS;
-        if !self.membership.is_formed() || !self.merged_ms.is_none_or(due) {
+        if !self.merged_ms.is_none_or(due) {
             return;
         }
         self.merged_ms = Some(now.mono_ms);
         self.turn.figures = Some(storage_view::figures(&self.membership, &self.reports));
+        if !self.membership.is_formed() {
+            return;
+        }
         let merged = retention::merge(&self.reports, self.membership.shards());
         if merged != self.retention {
             self.retention.clone_from(&merged);
