@@ -26,7 +26,7 @@
 
 {{/* Name of a zone's StatefulSet; Kubernetes adds `-` and a hash of 10 in a label. */}}
 {{- define "holdfast.zoneName" -}}
-{{- $zone := .zone | lower | regexReplaceAll "[^a-z0-9]+" "-" | trimAll "-" -}}
+{{- $zone := regexReplaceAll "[^a-z0-9]+" (lower .zone) "-" | trimAll "-" -}}
 {{- include "holdfast.shortened" (dict "name" (printf "%s-storage-%s" (include "holdfast.fullname" .root) $zone) "length" 52) -}}
 {{- end -}}
 
