@@ -77,7 +77,7 @@ const METRICS: &[Metric] = &[
 ];
 
 const BUILD_INFO: &str = "holdfast_build_info";
-const BUILD_INFO_HELP: &str = "1, with the version of the program by `version`";
+const BUILD_INFO_HELP: &str = "1; which version of the program runs, by `version`";
 
 /// Declares the metrics of the process itself.
 pub(crate) fn describe() {

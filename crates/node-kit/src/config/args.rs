@@ -74,6 +74,7 @@ fn command(program: Program) -> Command {
     Command::new(program.name)
         .about(program.about)
         .version(env!("CARGO_PKG_VERSION"))
+        .override_usage(format!("{} --config <FILE> [--set <FIELD=VALUE>]...", program.name))
         .after_help(examples(program.name))
         .arg(
             Arg::new("config")
