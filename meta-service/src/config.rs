@@ -1,13 +1,14 @@
 //! The one TOML file of a metadata service.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use holdfast_node_kit::config::{Invalid, Validate, check_address, check_name, check_range};
 use holdfast_proto::version::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 /// Which store is behind the service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum StoreKind {
     /// Embedded; one process.
@@ -18,7 +19,7 @@ pub enum StoreKind {
 }
 
 /// Configuration of a metadata service.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// Name in logs.
@@ -61,13 +62,64 @@ pub struct Config {
     /// Newest protocol version to speak (default: the newest known). For rolling upgrades.
     #[serde(default = "protocol_version_max")]
     pub protocol_version_max: u32,
+    /// The admin API; without this section there is none.
+    #[serde(default)]
+    pub admin: Option<AdminConfig>,
     /// Bounds that hardly anybody changes.
     #[serde(default)]
     pub limits: Limits,
 }
 
+/// Where the admin API is, and who may use it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AdminConfig {
+    /// host:port for operators, HTTP/1.1.
+    pub listen: String,
+    /// host:port at which other metadata services reach it, to hand requests on to the one that is
+    /// elected (default `listen`).
+    #[serde(default)]
+    pub advertise: Option<String>,
+    /// File with the password of the user `admin`, 12 to 256 bytes; blanks around it do not count. If it is not
+    /// there and no user `admin` is in the store, a password is made and written to it. Default
+    /// `admin-password` in `data_dir`; needed with `store = "etcd"`.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// Bounds that hardly anybody changes.
+    #[serde(default)]
+    pub limits: AdminLimits,
+}
+
+/// Bounds of the admin API.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminLimits {
+    /// Connections that are open at once, 1 to 100,000 (default 1,024); more wait to be accepted.
+    pub connections_max: usize,
+    /// Requests that are under way at once, 1 to 10,000 (default 256); more are refused with 503.
+    pub requests_max: usize,
+    /// Bytes of a request's body, 1,024 to 1,048,576 (default 65,536).
+    pub body_bytes_max: usize,
+    /// How long a request may take, ms, 100 to 600,000 (default 30,000). Verifying a shard may take an hour.
+    pub request_timeout_ms: u64,
+    /// Shards that are verified at once, 1 to 64 (default 2); more are refused with 503.
+    pub verifications_max: usize,
+}
+
+impl Default for AdminLimits {
+    fn default() -> AdminLimits {
+        AdminLimits {
+            connections_max: 1_024,
+            requests_max: 256,
+            body_bytes_max: 64 << 10,
+            request_timeout_ms: 30_000,
+            verifications_max: 2,
+        }
+    }
+}
+
 /// How etcd is reached.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EtcdConfig {
     /// URLs of its members: `http://host:port`, or `https://` with a certificate authority.
@@ -103,34 +155,34 @@ pub struct EtcdConfig {
 }
 
 /// Bounds of what the service keeps and queues.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Sites that can register (default 1,000).
+    /// Sites that can register, 1 to 10,000 (default 1,000).
     pub sites_max: usize,
-    /// Gateways that can live at once (default 1,000).
+    /// Gateways that can live at once, 1 to 10,000 (default 1,000).
     pub gateways_max: usize,
     /// Dead gateways that are remembered, so that shards end their sessions (default 1,000).
     pub dead_gateways_max: usize,
-    /// How long, s (default 86,400).
+    /// How long dead gateways are remembered, s (default 86,400).
     pub dead_gateway_s: u64,
-    /// Values of one topic level in the durable filters before it becomes `+` (default 1,000).
+    /// Values of one topic level in the durable filters before it becomes `+`, 1 to 1,000,000 (default 1,000).
     pub filter_values_max: usize,
-    /// Durable filters; above it levels of fewer values become `+` (default 20,000).
+    /// Durable filters; above it levels of fewer values become `+`; 1 to 1,000,000 (default 20,000).
     pub filters_max: usize,
-    /// Bytes of all durable filters, likewise (default 4 MiB).
+    /// Bytes of all durable filters, likewise; 1 to 33,554,432 (default 4 MiB).
     pub filter_bytes_max: usize,
-    /// Filters of one request to make filters durable (default 10,000).
+    /// Filters of one request to make filters durable, 1 to 1,000,000 (default 10,000).
     pub cover_filters_max: usize,
-    /// Such requests that wait at once (default 10,000).
+    /// Such requests that wait at once, 1 to 1,000,000 (default 10,000).
     pub covers_max: usize,
-    /// How often unused durable filters are looked for, s (default 300).
+    /// How often unused durable filters are looked for, s, 1 to 86,400 (default 300).
     pub sweep_s: u64,
-    /// How long an unused durable filter is kept after all gateways know of it, s (default 180).
+    /// How long an unused durable filter is kept after all gateways know of it, s, 1 to 86,400 (default 180).
     pub retire_s: u64,
-    /// Sessions of one page of a listing (default 1,000).
+    /// Sessions of one page of a listing, 1 to 100,000 (default 1,000).
     pub list_max: usize,
-    /// Events that wait for the controller (default 1,024).
+    /// Events that wait for the controller, 1 to 1,000,000 (default 1,024).
     pub events_max: usize,
 }
 
@@ -203,6 +255,39 @@ impl Config {
     #[must_use]
     pub fn advertised(&self) -> &str {
         self.grpc_advertise.as_deref().unwrap_or(&self.grpc_listen)
+    }
+
+    /// host:port of the admin API for other metadata services; empty if there is none.
+    #[must_use]
+    pub fn admin_advertised(&self) -> String {
+        let address = |admin: &AdminConfig| admin.advertise.clone().unwrap_or(admin.listen.clone());
+        self.admin.as_ref().map(address).unwrap_or_default()
+    }
+
+    fn validate_admin(&self, admin: &AdminConfig) -> Result<(), Invalid> {
+        check_address("admin.listen", &admin.listen)?;
+        if let Some(address) = &admin.advertise {
+            check_address("admin.advertise", address)?;
+        }
+        let no_file = admin.password_file.as_ref().is_none_or(|path| path.as_os_str().is_empty());
+        if self.store == StoreKind::Etcd && no_file {
+            return Err(Invalid::new("admin.password_file", "", "a file, with store = \"etcd\""));
+        }
+        let limits = &admin.limits;
+        check_range("admin.limits.connections_max", limits.connections_max, 1..=100_000)?;
+        check_range("admin.limits.requests_max", limits.requests_max, 1..=10_000)?;
+        check_range("admin.limits.body_bytes_max", limits.body_bytes_max, 1_024..=1 << 20)?;
+        check_range("admin.limits.request_timeout_ms", limits.request_timeout_ms, 100..=600_000)?;
+        check_range("admin.limits.verifications_max", limits.verifications_max, 1..=64)
+    }
+}
+
+impl AdminConfig {
+    /// Where the password of the user `admin` is.
+    #[must_use]
+    pub fn password_file(&self, data_dir: Option<&Path>) -> PathBuf {
+        let given = self.password_file.clone().filter(|path| !path.as_os_str().is_empty());
+        given.unwrap_or_else(|| data_dir.unwrap_or(Path::new("")).join("admin-password"))
     }
 }
 
@@ -277,6 +362,9 @@ impl Validate for Config {
         let no_directory = self.data_dir.as_ref().is_none_or(|path| path.as_os_str().is_empty());
         if self.store == StoreKind::Sled && no_directory {
             return Err(Invalid::new("data_dir", "", "a directory"));
+        }
+        if let Some(admin) = &self.admin {
+            self.validate_admin(admin)?;
         }
         check_range("election_ttl_s", self.election_ttl_s, 1..=60)?;
         check_range("site_replace_after_s", self.site_replace_after_s, 1..=604_800)?;

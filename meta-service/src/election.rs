@@ -43,13 +43,26 @@ struct ElectionRow {
     /// No two rows have the same.
     #[prost(uint64, tag = "3")]
     lease: u64,
+    /// host:port of its admin API; empty if it has none, or is of a version that knew none.
+    #[prost(string, tag = "4")]
+    admin: String,
+}
+
+/// Where an elected process is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// host:port of its gRPC server.
+    pub(crate) address: String,
+    /// host:port of its admin API; empty: none is known.
+    pub(crate) admin: String,
+    pub(crate) name: String,
 }
 
 /// What a candidate learns while it waits.
 #[derive(Debug)]
 pub(crate) enum News {
-    /// The one at this `host:port` is elected.
-    Elected(String),
+    /// Another process is elected.
+    Elected(Place),
     /// The store cannot be asked.
     Trouble(StoreError),
 }
@@ -71,8 +84,7 @@ pub enum Lost {
 /// One that wants to be elected.
 pub(crate) struct Candidate {
     store: Arc<dyn Store>,
-    address: String,
-    name: String,
+    place: Place,
     ttl: Duration,
     /// A key with this process's address is of an earlier life: looked at once.
     stood: bool,
@@ -130,15 +142,9 @@ enum Stood {
 }
 
 impl Candidate {
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        address: &str,
-        name: &str,
-        ttl: Duration,
-    ) -> Candidate {
+    pub(crate) fn new(store: Arc<dyn Store>, place: Place, ttl: Duration) -> Candidate {
         let ttl = if store.is_shared() { ttl } else { UNSHARED_TTL };
-        let (address, name) = (address.to_owned(), name.to_owned());
-        Candidate { store, address, name, ttl, stood: false, own: None }
+        Candidate { store, place, ttl, stood: false, own: None }
     }
 
     /// Waits until this process is elected.
@@ -154,7 +160,8 @@ impl Candidate {
                 Ok(Stood::Elected(elected)) => return Ok(elected),
                 Ok(Stood::Again) => {}
                 Ok(Stood::Behind(row, revision)) => {
-                    tell(News::Elected(row.address));
+                    let ElectionRow { address, admin, name, .. } = row;
+                    tell(News::Elected(Place { address, admin, name }));
                     self.until_it_ends(revision).await;
                 }
                 Err(stopped @ StoreError::Stopped(_)) => return Err(stopped),
@@ -177,7 +184,7 @@ impl Candidate {
         let ours = |row: &ElectionRow| {
             !self.store.is_shared()
                 || self.own == Some(LeaseId(row.lease))
-                || (first && row.address == self.address && row.name == self.name)
+                || (first && row.address == self.place.address && row.name == self.place.name)
         };
         if let Some(row) = &row
             && !ours(row)
@@ -200,8 +207,8 @@ impl Candidate {
         let since = Instant::now();
         let lease = self.store.grant(self.ttl).await?;
         self.own = Some(lease);
-        let (address, name) = (self.address.clone(), self.name.clone());
-        let row = ElectionRow { address, name, lease: lease.0 };
+        let Place { address, admin, name } = self.place.clone();
+        let row = ElectionRow { address, name, lease: lease.0, admin };
         let key = Bytes::from_static(ELECTION_KEY);
         let put = Op::Put { key, value: row.encode_to_vec().into(), lease: Some(lease) };
         match self.store.commit(Txn { compares: vec![compare], ops: vec![put] }).await {
@@ -237,6 +244,11 @@ impl Elected {
     /// The store, for as long as this process is elected.
     pub(crate) fn fenced(&self) -> Arc<dyn Store> {
         Arc::new(Fenced { store: self.store.clone(), revision: self.revision })
+    }
+
+    /// The store, for what may be written whoever is elected.
+    pub(crate) fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
     }
 
     /// Until when this process may tell what only an elected one knows.

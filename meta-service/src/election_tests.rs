@@ -61,7 +61,8 @@ impl Tenure {
 }
 
 fn candidate(store: &Arc<dyn Store>, name: &str) -> Candidate {
-    Candidate::new(store.clone(), "host:1", name, TTL)
+    let (address, admin) = ("host:1".to_owned(), String::new());
+    Candidate::new(store.clone(), Place { address, admin, name: name.to_owned() }, TTL)
 }
 
 async fn elect(candidate: &mut Candidate) -> Elected {

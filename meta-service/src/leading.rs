@@ -6,14 +6,28 @@ use holdfast_node_kit::{meta_addresses::LEADER_METADATA, shutdown::Shutdown};
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::{controller::Controller, sessions::Sessions};
+use crate::{
+    admin::{access::Access, problem::Refused},
+    controller::Controller,
+    election::Place,
+    sessions::Sessions,
+};
 
 /// What an elected process has, until it is elected no longer.
 pub(crate) struct Leading {
     pub(crate) controller: Controller,
     pub(crate) sessions: Arc<Sessions>,
+    /// Who may use the admin API; absent if there is none.
+    pub(crate) access: Option<Arc<Access>>,
     /// Raised when this process stops or is elected no longer: streams end.
     pub(crate) over: Shutdown,
+}
+
+impl Leading {
+    /// Who may use the admin API.
+    pub(crate) fn access(&self) -> Result<&Access, Refused> {
+        self.access.as_deref().ok_or_else(Refused::stopping)
+    }
 }
 
 /// How this process stands.
@@ -21,13 +35,13 @@ pub(crate) struct Leading {
 pub(crate) enum Standing {
     /// Nobody is known to be elected, and why.
     Unknown(String),
-    /// Another process is elected; its `host:port`.
-    Standby(String),
+    /// Another process is elected.
+    Standby(Place),
     /// This process is.
     Leading(Arc<Leading>),
 }
 
-/// How this process stands, as its gRPC services see it.
+/// How this process stands, as its services see it.
 #[derive(Clone)]
 pub(crate) struct Role(watch::Receiver<Standing>);
 
@@ -45,14 +59,19 @@ impl Role {
             Standing::Unknown(reason) => {
                 Err(Status::unavailable(format!("nobody is known to be elected: {reason}")))
             }
-            Standing::Standby(leader) => {
-                let mut status = Status::unavailable(format!("{leader} is elected"));
-                if let Ok(leader) = leader.parse() {
+            Standing::Standby(Place { address, .. }) => {
+                let mut status = Status::unavailable(format!("{address} is elected"));
+                if let Ok(leader) = address.parse() {
                     status.metadata_mut().insert(LEADER_METADATA, leader);
                 }
                 Err(status)
             }
         }
+    }
+
+    /// How this process stands now.
+    pub(crate) fn standing(&self) -> Standing {
+        self.0.borrow().clone()
     }
 
     /// Waits until it is known who is elected.

@@ -1,6 +1,8 @@
 //! Holdfast's metadata service: what `holdfast-control` decides, made durable in a store and served over
 //! gRPC. `DESIGN.md` beside this crate tells how its parts fit.
 
+mod admin;
+mod certificates;
 pub mod config;
 mod controller;
 mod election;
@@ -20,4 +22,5 @@ mod sweep;
 
 pub use controller::ControllerError;
 pub use election::Lost;
+pub use metrics::describe as describe_metrics;
 pub use rows::BadRow;

@@ -10,9 +10,10 @@ async fn main() -> ExitCode {
     let config: Config = config::from_args(config::Program {
         name: "meta-service",
         about: "Holdfast metadata service",
-        describe: || {},
+        describe: meta_service::describe_metrics,
     });
     let metrics = telemetry::init("meta-service", &config.name);
+    meta_service::describe_metrics();
     let shutdown = Shutdown::on_signals();
     let health = Health::new();
     let listeners = async {

@@ -9,18 +9,21 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
-use holdfast_node_kit::{grpc, health::Health, shutdown::Shutdown};
+use futures_util::{FutureExt, future::OptionFuture};
+use holdfast_node_kit::{grpc, health::Health, net, shutdown::Shutdown};
 use holdfast_proto::meta::{meta_server::MetaServer, steering_server::SteeringServer};
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic::transport::server::TcpIncoming;
 
 use crate::{
+    admin::{self, access::Access},
+    certificates,
     config::{Config, StoreKind},
     controller::{self, ControllerError},
-    election::{Candidate, Elected, Lost, News},
+    election::{Candidate, Elected, Lost, News, Place},
     leading::{Leading, Role, Standing},
+    metrics,
     service::MetaService,
     sessions::Sessions,
     standby::Standby,
@@ -68,6 +71,12 @@ pub enum ServerError {
     /// The gRPC server ended.
     #[error("serving gRPC: {0}")]
     Grpc(#[from] tonic::transport::Error),
+    /// The admin API's address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] net::BindError),
+    /// The admin API cannot be started.
+    #[error("the admin API: {0}")]
+    Admin(String),
     /// A task panicked.
     #[error("a task ended unexpectedly: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -100,6 +109,8 @@ pub async fn run(
     shutdown: Shutdown,
     health: Health,
 ) -> Result<(), ServerError> {
+    metrics::elected(false);
+    metrics::store_up(false);
     let (standing, role) = Role::new();
     let standby = Arc::new(Standby::default());
     let service = MetaService {
@@ -108,6 +119,14 @@ pub async fn run(
         cover_filters_max: config.limits.cover_filters_max,
         list_max: config.limits.list_max,
     };
+    let admin = match &config.admin {
+        Some(section) => {
+            let listener = net::bind(&section.listen).await?;
+            Some(admin::serve(&config, section, role.clone(), listener, shutdown.clone()))
+        }
+        None => None,
+    };
+    let watched = certificates::watch(&config, shutdown.clone());
     let server = serve(service, role, config.store, listener, shutdown.clone());
     let office = Office { config, standby, standing, health, shutdown: shutdown.clone() };
     // Whichever ends stops the other, and both are waited for: a resignation takes a moment.
@@ -115,9 +134,14 @@ pub async fn run(
         shutdown.trigger();
         ended
     };
-    let (office, server) =
-        tokio::join!(office.run().map(stop), tokio::spawn(server).map(|ended| stop(ended?)));
-    office.and(server)
+    let (admin, watched) = (tokio::spawn(OptionFuture::from(admin)), tokio::spawn(watched));
+    let (office, server, admin, watched) = tokio::join!(
+        office.run().map(stop),
+        tokio::spawn(server).map(|ended| stop(ended?)),
+        admin.map(|ended| ended.map(drop).map_err(ServerError::from)),
+        watched.map(|ended| ended.map_err(ServerError::from))
+    );
+    office.and(server).and(admin).and(watched)
 }
 
 async fn serve(
@@ -170,6 +194,7 @@ impl Office {
                 Arc::new(SledStore::open(&data_dir.join("store"))?)
             }
         };
+        metrics::store_up(true);
         self.standby.open(store.clone());
         let ended = self.stand(&store).await;
         self.shutdown.trigger();
@@ -185,8 +210,12 @@ impl Office {
     /// Is elected, leads, and stands again, until the process stops.
     async fn stand(&self, store: &Arc<dyn Store>) -> Result<(), ServerError> {
         let ttl = Duration::from_secs(self.config.election_ttl_s);
-        let mut candidate =
-            Candidate::new(store.clone(), self.config.advertised(), &self.config.name, ttl);
+        let place = Place {
+            address: self.config.advertised().to_owned(),
+            admin: self.config.admin_advertised(),
+            name: self.config.name.clone(),
+        };
+        let mut candidate = Candidate::new(store.clone(), place, ttl);
         loop {
             let elected = tokio::select! {
                 elected = candidate.campaign(|news| self.wait_behind(news)) => elected?,
@@ -194,11 +223,15 @@ impl Office {
                 () = self.shutdown.wait() => return Ok(()),
             };
             tracing::info!("elected");
+            metrics::store_up(true);
+            metrics::elected(true);
             let ended = self.lead(&elected).await;
+            metrics::elected(false);
             match ended {
                 _ if self.shutdown.is_triggered() => return Ok(()),
                 Err(error) if !store.is_shared() || error.is_final() => return Err(error),
                 Err(error) => {
+                    metrics::store_up(!matches!(error, ServerError::Lost(Lost::Silent)));
                     tracing::error!(%error, "elected no longer");
                     self.health.set_not_ready(error.to_string());
                 }
@@ -217,18 +250,20 @@ impl Office {
 
     fn wait_behind(&self, news: News) {
         match news {
-            News::Elected(address) => {
+            News::Elected(place) => {
+                metrics::store_up(true);
                 self.standing.send_if_modified(|standing| {
-                    let news = !matches!(standing, Standing::Standby(known) if *known == address);
+                    let news = !matches!(standing, Standing::Standby(known) if *known == place);
                     if news {
-                        tracing::info!(address, "another is elected");
-                        *standing = Standing::Standby(address);
+                        tracing::info!(address = place.address, "another is elected");
+                        *standing = Standing::Standby(place);
                     }
                     news
                 });
                 self.health.set_ready();
             }
             News::Trouble(error) => {
+                metrics::store_up(false);
                 self.health.set_not_ready(error.to_string());
                 self.standing.send_replace(Standing::Unknown(error.to_string()));
             }
@@ -284,9 +319,33 @@ impl Office {
         let every = Duration::from_secs(self.config.limits.sweep_s);
         let (sweeper, swept) = (controller.clone(), sessions.clone());
         tasks.spawn(async move { Ok(sweep::run(sweeper, swept, limits, every, stop).await?) });
-        let leading = Leading { controller, sessions, over: over.clone() };
+        let access = self.open_access(elected, over)?;
+        let leading = Leading { controller, sessions, access, over: over.clone() };
         self.standing.send_replace(Standing::Leading(Arc::new(leading)));
         Ok(())
+    }
+
+    fn open_access(
+        &self,
+        elected: &Elected,
+        over: &Shutdown,
+    ) -> Result<Option<Arc<Access>>, ServerError> {
+        let Some(admin) = &self.config.admin else { return Ok(None) };
+        let file = admin.password_file(self.config.data_dir.as_deref());
+        // Not fenced: rows of users are written with compares of their own.
+        let access = Access::open(elected.store(), file);
+        let access = Arc::new(access.map_err(|error| ServerError::Admin(error.to_string()))?);
+        let (prepared, stop) = (access.clone(), over.clone());
+        // Computing a password's hash takes a moment: streams do not wait for it.
+        tokio::spawn(async move {
+            tokio::select! {
+                ended = prepared.prepare() => if let Err(error) = ended {
+                    tracing::warn!(%error, "the password file: tried again at the next request");
+                },
+                () = stop.wait() => {}
+            }
+        });
+        Ok(Some(access))
     }
 }
 

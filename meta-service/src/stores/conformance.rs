@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    election::{Candidate, Lost, News},
+    election::{Candidate, Lost, News, Place},
     store::{
         Answer, Change, Committed, Compare, OPS_MAX, Op, Range, Revision, Store, StoreError, Txn,
         all, get,
@@ -229,7 +229,9 @@ async fn compaction(store: &dyn Store, prefix: &str, compact: Compact<'_>) {
 async fn election(store: &Arc<dyn Store>) {
     let candidate = |name: &str| {
         let address = format!("{name}:1");
-        Candidate::new(store.clone(), &address, name, Duration::from_secs(2))
+        let name = name.to_owned();
+        let place = Place { address, admin: format!("{name}:8080"), name };
+        Candidate::new(store.clone(), place, Duration::from_secs(2))
     };
     let mut first = candidate("a");
     let one = first.campaign(|_| {}).await.expect("the store works");
@@ -252,7 +254,10 @@ async fn election(store: &Arc<dyn Store>) {
         second.campaign(|_| {}).await.expect("the store works")
     };
     if store.is_shared() {
-        assert!(matches!(&told[0], News::Elected(address) if address == "a:1"), "{told:?}");
+        assert!(
+            matches!(&told[0], News::Elected(place) if place.address == "a:1" && place.admin == "a:8080"),
+            "{told:?}"
+        );
     }
     assert!(matches!(fenced.commit(write("late")).await, Err(StoreError::Superseded)));
     assert_eq!(value(store.as_ref(), &key).await, Some(text("one")));

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's own surroundings either work or end it")]
 
+mod admin_access;
 mod cluster;
 mod configs;
 #[path = "../etcd/mod.rs"]
@@ -10,5 +11,6 @@ mod failover;
 mod filters;
 mod peers;
 mod rate;
+mod rest;
 mod sessions;
 mod steering;

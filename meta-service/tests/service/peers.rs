@@ -37,13 +37,26 @@ impl Service {
     }
 
     pub(crate) async fn start_with(directory: &Path, limits: Limits) -> Service {
+        Service::start_changed(directory, "", |config| Config { limits, ..config }).await
+    }
+
+    /// With more sections in its config.
+    pub(crate) async fn start_configured(directory: &Path, sections: &str) -> Service {
+        Service::start_changed(directory, sections, |config| config).await
+    }
+
+    async fn start_changed(
+        directory: &Path,
+        sections: &str,
+        change: impl FnOnce(Config) -> Config,
+    ) -> Service {
         let listener = net::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let text = format!(
             "name = \"test\"\ndata_dir = {directory:?}\ngrpc_listen = \"{address}\"\n\
-             http_listen = \"127.0.0.1:0\"\nshards = 8\nlease_ms = {LEASE_MS}\n"
+             http_listen = \"127.0.0.1:0\"\nshards = 8\nlease_ms = {LEASE_MS}\n{sections}"
         );
-        let config = Config { limits, ..configured(directory, &text) };
+        let config = change(configured(directory, &text));
         let shutdown = Shutdown::new();
         let run = server::run(config, listener, shutdown.clone(), Health::new());
         let task = tokio::spawn(async move { run.await.unwrap() });
