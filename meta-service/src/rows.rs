@@ -182,7 +182,7 @@ mod tests {
     use std::{fs, path::PathBuf};
 
     use holdfast_proto::{
-        meta::{ReplicaInfo, ShardInfo, SiteInfo},
+        meta::{ReplicaInfo, ShardInfo, ShardPin, SiteInfo},
         shard::{GatewayRef, Subscription},
     };
 
@@ -283,6 +283,13 @@ mod tests {
         let (client, resync, bytes) = split_session(&row.0, &row.1).unwrap();
         let read = (client, read_session(&row.0, bytes).unwrap());
         assert_eq!((read, resync), (session(), 2));
+    }
+
+    #[test]
+    fn what_is_pinned_is_kept() {
+        let mut saved = saved();
+        saved.topology.placement[0].pin = Some(ShardPin { leader: 7, sites: vec![7] });
+        assert_eq!(read_cluster(&write_cluster(saved.clone())).unwrap(), saved);
     }
 
     #[test]

@@ -30,9 +30,9 @@ impl Membership {
         if leads && info.pin.as_ref().is_some_and(|pin| pin.leader == site.0) {
             return Ok((site, false));
         }
+        self.check_usable(site)?;
         self.check_at_rest(info)?;
         let at = self.replica_at(info, site)?;
-        self.check_usable(site)?;
         if let Some(info) = self.shard_mut(shard) {
             info.replicas[..=at].rotate_right(1);
             info.pin.get_or_insert_default().leader = site.0;
@@ -54,12 +54,12 @@ impl Membership {
         if pinned.contains(&to.0) && !pinned.contains(&from.0) {
             return Ok((to, false));
         }
+        self.check_usable(to)?;
         self.check_at_rest(info)?;
         self.replica_at(info, from)?;
         if self.replica_at(info, to).is_ok() {
             return Err(SteerRefusal::HasReplica { name: self.name(to), shard });
         }
-        self.check_usable(to)?;
         let others = info.replicas.iter().map(|replica| SiteId(replica.site_id));
         let others: Vec<SiteId> = others.filter(|site| *site != from).collect();
         self.check_staying(shard, &others)?;

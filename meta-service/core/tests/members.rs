@@ -12,7 +12,7 @@ use holdfast_control::{
 use holdfast_proto::{
     PROTOCOL_VERSION,
     ids::SiteId,
-    meta::{Liveness, ReplicaReport, ShardRetention, SiteReport, SiteState, Topology},
+    meta::{Liveness, ReplicaReport, ShardInfo, ShardRetention, SiteReport, SiteState, Topology},
     version::Versions,
 };
 
@@ -131,6 +131,36 @@ impl Cluster {
         turn.effects.iter().find_map(result).unwrap()
     }
 
+    fn lead(&mut self, shard: u32, site: &str) -> Result<SiteId, SteerRefusal> {
+        self.steer(Steer::MoveLeader { shard, site: site.to_owned() })
+    }
+
+    fn move_replica(&mut self, shard: u32, from: &str, to: &str) -> Result<SiteId, SteerRefusal> {
+        self.steer(Steer::MoveReplica { shard, from: from.to_owned(), to: to.to_owned() })
+    }
+
+    fn shard(&self, shard: u32) -> &ShardInfo {
+        &self.shown.placement[shard as usize]
+    }
+
+    /// Site ids of a shard's replicas, preferred leader first.
+    fn sites_of(&self, shard: u32) -> Vec<u64> {
+        self.shard(shard).replicas.iter().map(|replica| replica.site_id).collect()
+    }
+
+    fn pin(&self, shard: u32) -> (u64, Vec<u64>) {
+        let pin = self.shard(shard).pin.clone().unwrap_or_default();
+        (pin.leader, pin.sites)
+    }
+
+    /// Replicas go where they are to be.
+    fn come_to_rest(&mut self) {
+        for _ in 0..20 {
+            self.report_groups();
+        }
+        assert_eq!(self.holders(), 0);
+    }
+
     fn drain(&mut self, site: &str) -> Result<SiteId, SteerRefusal> {
         self.steer(Steer::Drain { site: site.to_owned(), cancel: false })
     }
@@ -141,7 +171,7 @@ impl Cluster {
     }
 
     fn held_back(&self) -> String {
-        self.control.describe_storage(now(self.now_ms)).held_back
+        self.control.describe(now(self.now_ms)).held_back.unwrap_or_default()
     }
 
     fn holders(&self) -> usize {
@@ -165,6 +195,8 @@ impl Cluster {
                         leading_term: u64::from(leads),
                         voters: if leads { ids.clone() } else { Vec::new() },
                         caught_up: if leads { ids.clone() } else { Vec::new() },
+                        next_position: if leads { 7 } else { 0 },
+                        run_bytes: 100,
                         ..ReplicaReport::default()
                     });
                 }
@@ -185,6 +217,34 @@ fn a_silent_site_is_given_up_after_its_time_while_enough_are_left() {
     cluster.sites.push(report(4));
     cluster.tick(1);
     assert_eq!(cluster.state(4), (SiteState::Active, Liveness::Up));
+}
+
+#[test]
+fn one_that_holds_nothing_is_given_up_though_too_few_are_left_and_can_be_forgotten() {
+    let mut cluster = Cluster::new(3);
+    cluster.sites.push(report(4));
+    cluster.tick(1);
+    cluster.silence(3);
+    cluster.silence(4);
+    cluster.tick(100);
+    assert_eq!(cluster.state(3), (SiteState::Active, Liveness::Down), "nobody can take its place");
+    assert_eq!(cluster.state(4), (SiteState::Lost, Liveness::Down), "nobody has to");
+    cluster.steer(Steer::Forget { site: "s4".to_owned() }).unwrap();
+    assert!(cluster.shown.sites.iter().all(|info| info.site_id != 4));
+}
+
+#[test]
+fn one_that_holds_nothing_can_be_replaced_though_too_few_are_left() {
+    let mut cluster = Cluster::new(3);
+    cluster.sites.push(report(4));
+    cluster.tick(1);
+    cluster.silence(3);
+    cluster.silence(4);
+    cluster.tick(10);
+    let replace = |site: &str| Steer::Replace { site: site.to_owned() };
+    assert!(matches!(cluster.steer(replace("s3")), Err(SteerRefusal::TooFewSites { .. })));
+    assert_eq!(cluster.steer(replace("s4")), Ok(SiteId(4)));
+    assert_eq!(cluster.state(4).0, SiteState::Lost);
 }
 
 #[test]
@@ -403,4 +463,200 @@ fn retention_is_told_when_it_changes_and_once_a_second() {
     let wanted =
         |shard| ShardRetention { shard, wanted_below: 9, doomed_below: 0, consumed_below: 5 };
     assert_eq!(all[0], (0..SHARDS).map(wanted).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_leader_that_is_moved_stays_until_it_is_released() {
+    let mut cluster = Cluster::new(3);
+    cluster.report_groups();
+    let other = cluster.sites_of(0)[1];
+    let name = format!("s{other}");
+    assert_eq!(cluster.lead(0, &name), Ok(SiteId(other)));
+    assert_eq!(cluster.sites_of(0)[0], other, "at once");
+    cluster.come_to_rest();
+    assert_eq!((cluster.sites_of(0)[0], cluster.pin(0)), (other, (other, vec![])));
+    let version = cluster.shown.version;
+    assert_eq!(cluster.lead(0, &name), Ok(SiteId(other)));
+    assert_eq!(cluster.shown.version, version, "repeated");
+    cluster.control = control(cluster.saved.clone(), cluster.now_ms);
+    cluster.come_to_rest();
+    assert_eq!(cluster.sites_of(0)[0], other, "a new controller knows it too");
+    assert_eq!(cluster.steer(Steer::Release { shard: 0 }), Ok(SiteId(other)));
+    assert!(cluster.shard(0).pin.is_none());
+    assert_eq!(cluster.steer(Steer::Release { shard: 0 }), Ok(SiteId(other)), "again");
+    cluster.come_to_rest();
+    let led = |site: u64| (0..SHARDS).filter(|shard| cluster.sites_of(*shard)[0] == site).count();
+    assert!((1..=3).all(|site| led(site) >= 1), "even again");
+}
+
+#[test]
+fn a_replica_that_is_moved_stays_and_the_others_make_room() {
+    let mut cluster = Cluster::new(4);
+    cluster.come_to_rest();
+    let without = (1..=4).find(|site| !cluster.sites_of(0).contains(site)).unwrap();
+    let from = cluster.sites_of(0)[0];
+    let ask = |cluster: &mut Cluster| {
+        cluster.move_replica(0, &format!("s{from}"), &format!("s{without}"))
+    };
+    let loads = |cluster: &Cluster| {
+        let all: Vec<u64> = (0..SHARDS).flat_map(|shard| cluster.sites_of(shard)).collect();
+        (1..=4).map(|site| all.iter().filter(|held| **held == site).count()).collect::<Vec<_>>()
+    };
+    assert_eq!(ask(&mut cluster), Ok(SiteId(without)));
+    assert_eq!(ask(&mut cluster), Ok(SiteId(without)), "again, under way");
+    let turn_back = cluster.move_replica(0, &format!("s{without}"), &format!("s{from}"));
+    assert_eq!(turn_back, Err(SteerRefusal::UnderWay { shard: 0 }));
+    cluster.come_to_rest();
+    let held = cluster.sites_of(0);
+    assert!(held.contains(&without) && !held.contains(&from), "{held:?}");
+    assert_eq!(loads(&cluster), [3, 3, 3, 3], "another replica went the other way");
+    let version = cluster.shown.version;
+    assert_eq!(ask(&mut cluster), Ok(SiteId(without)));
+    assert_eq!(cluster.shown.version, version, "again, done");
+}
+
+#[test]
+fn a_pinned_leader_follows_no_replica_that_is_moved_away() {
+    let mut cluster = Cluster::new(4);
+    cluster.come_to_rest();
+    let to = (1..=4).find(|site| !cluster.sites_of(0).contains(site)).unwrap();
+    let leader = cluster.sites_of(0)[1];
+    cluster.lead(0, &format!("s{leader}")).unwrap();
+    cluster.move_replica(0, &format!("s{leader}"), &format!("s{to}")).unwrap();
+    assert_eq!(cluster.pin(0).0, 0);
+    assert!(cluster.pin(0).1.contains(&to));
+}
+
+#[test]
+fn what_a_pin_names_ends_with_its_site() {
+    let mut cluster = Cluster::new(5);
+    cluster.come_to_rest();
+    let held = cluster.sites_of(0);
+    let to = (1..=5).find(|site| !held.contains(site)).unwrap();
+    cluster.move_replica(0, &format!("s{}", held[0]), &format!("s{to}")).unwrap();
+    cluster.come_to_rest();
+    cluster.lead(0, &format!("s{to}")).unwrap();
+    cluster.drain(&format!("s{}", held[1])).unwrap();
+    assert_eq!(cluster.pin(0), (to, vec![]), "the leader is another site's");
+    cluster.come_to_rest();
+    assert_eq!((cluster.sites_of(0)[0], cluster.pin(0).0), (to, to));
+    cluster.silence(to);
+    cluster.tick(10);
+    assert_eq!(cluster.pin(0).0, to, "down is not gone");
+    cluster.tick(40);
+    assert_eq!(cluster.state(to).0, SiteState::Lost);
+    assert!(cluster.shard(0).pin.is_none());
+}
+
+#[test]
+fn what_cannot_be_pinned_is_refused_in_words() {
+    let mut cluster = Cluster::new(5);
+    cluster.come_to_rest();
+    let held = cluster.sites_of(0);
+    let free: Vec<u64> = (1..=5).filter(|site| !held.contains(site)).collect();
+    let name = |site: u64| format!("s{site}");
+    let words = |result: Result<SiteId, SteerRefusal>| result.unwrap_err().to_string();
+    let unknown = words(cluster.lead(SHARDS, "s1"));
+    assert_eq!(unknown, "there is no shard 4: they are 0 to 3");
+    assert_eq!(
+        words(cluster.steer(Steer::Release { shard: 9 })),
+        "there is no shard 9: they are 0 to 3"
+    );
+    assert!(matches!(cluster.lead(0, "s9"), Err(SteerRefusal::Unknown { .. })));
+    let none = words(cluster.lead(0, &name(free[0])));
+    assert!(none.contains("has no replica of shard 0") && none.contains(&name(held[0])), "{none}");
+    let none = cluster.move_replica(0, &name(free[0]), &name(free[1]));
+    assert!(matches!(none, Err(SteerRefusal::NoReplica { .. })));
+    let has = cluster.move_replica(0, &name(held[0]), &name(held[1]));
+    assert_eq!(has, Err(SteerRefusal::HasReplica { name: name(held[1]), shard: 0 }));
+    let itself = cluster.move_replica(0, &name(held[0]), &name(held[0]));
+    assert!(matches!(itself, Err(SteerRefusal::HasReplica { .. })));
+
+    cluster.silence(free[0]);
+    cluster.tick(10);
+    let down = cluster.move_replica(0, &name(held[0]), &name(free[0]));
+    assert_eq!(down, Err(SteerRefusal::Unusable { name: name(free[0]), state: "down" }));
+    cluster.drain(&name(held[2])).unwrap();
+    let draining = cluster.lead(0, &name(held[2]));
+    assert_eq!(draining, Err(SteerRefusal::Unusable { name: name(held[2]), state: "draining" }));
+    assert!((0..SHARDS).all(|shard| cluster.shard(shard).pin.is_none()), "nothing is half done");
+}
+
+#[test]
+fn a_shard_is_not_pinned_to_a_site_that_is_about_to_leave() {
+    let mut cluster = Cluster::new(5);
+    let held = cluster.sites_of(0);
+    let to = (1..=5).find(|site| !held.contains(site)).unwrap();
+    // No leader has reported: nothing has begun yet.
+    cluster.drain(&format!("s{}", held[2])).unwrap();
+    assert_eq!(cluster.holders(), 0);
+    let (name, to) = (format!("s{}", held[2]), format!("s{to}"));
+    let leaving = cluster.move_replica(0, &format!("s{}", held[0]), &to);
+    assert_eq!(
+        leaving,
+        Err(SteerRefusal::Leaving { name: name.clone(), shard: 0, state: "draining" })
+    );
+    assert!(cluster.move_replica(0, &name, &to).is_ok(), "it may be said where its replica goes");
+}
+
+#[test]
+fn a_shard_is_brought_into_fewer_zones_only_where_nothing_better_can_be_had() {
+    let mut cluster = Cluster::new(0);
+    let zoned = |site: u64, zone: &str| SiteReport {
+        labels: [("zone".to_owned(), zone.to_owned())].into(),
+        ..report(site)
+    };
+    cluster.sites = vec![zoned(1, "a"), zoned(2, "b"), zoned(3, "c"), zoned(4, "c")];
+    cluster.tick(1);
+    cluster.come_to_rest();
+    let c = cluster.sites_of(0).into_iter().find(|site| *site > 2).unwrap();
+    let (c, free) = (format!("s{c}"), format!("s{}", 7 - c));
+    let refusal = cluster.move_replica(0, "s1", &free).unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        format!(
+            "site {free} is in zone \"c\", as site {c}, which has a replica of shard 0 too: choose a site of another zone"
+        )
+    );
+    assert_eq!(cluster.move_replica(0, &c, &free).map(|_| ()), Ok(()), "within its zone");
+    cluster.steer(Steer::Release { shard: 0 }).unwrap();
+    cluster.come_to_rest();
+    cluster.silence(1);
+    cluster.tick(10);
+    let free = (3..=4).find(|site| !cluster.sites_of(0).contains(site)).unwrap();
+    let moved = cluster.move_replica(0, "s1", &format!("s{free}"));
+    assert_eq!(moved, Ok(SiteId(free)), "zone a is down");
+}
+
+#[test]
+fn the_view_shows_who_leads_who_is_behind_and_what_is_missing() {
+    let mut cluster = Cluster::new(4);
+    cluster.come_to_rest();
+    let view = |cluster: &Cluster| cluster.control.describe(now(cluster.now_ms));
+    let whole = view(&cluster);
+    assert!(whole.shards_without_leader.is_empty() && whole.shards_under_replicated.is_empty());
+    assert_eq!((whole.shard_count, whole.replication_factor, whole.sites.len()), (SHARDS, 3, 4));
+    let first = &whole.shards[0];
+    let preferred = SiteId(cluster.sites_of(0)[0]);
+    assert_eq!((first.leader, first.preferred, first.term), (Some(preferred), preferred, 1));
+    assert_eq!((first.next_position, first.run_bytes), (7, 100));
+    assert!(first.replicas.iter().all(|replica| {
+        replica.member && replica.votes && replica.caught_up && replica.reported
+    }));
+    assert_eq!(whole.sites.iter().map(|site| site.leading).sum::<u32>(), SHARDS);
+    assert_eq!(whole.site_name(preferred), format!("s{}", preferred.0));
+
+    let silent = cluster.sites_of(0)[1];
+    let report = cluster.sites.iter_mut().find(|report| report.site_id == preferred.0).unwrap();
+    let leading = report.replicas.iter_mut().find(|replica| replica.shard == 0).unwrap();
+    leading.caught_up.retain(|id| *id == leading.replica_id);
+    cluster.tick(1);
+    assert_eq!(view(&cluster).shards_under_replicated, [0], "by its leader's word");
+    cluster.silence(silent);
+    cluster.tick(10);
+    let without = view(&cluster);
+    let held: Vec<u32> =
+        (0..SHARDS).filter(|shard| cluster.sites_of(*shard).contains(&silent)).collect();
+    let led: Vec<u32> = (0..SHARDS).filter(|shard| cluster.sites_of(*shard)[0] == silent).collect();
+    assert_eq!((without.shards_under_replicated, without.shards_without_leader), (held, led));
 }

@@ -48,6 +48,53 @@ fn single_step(placement: &mut Placement, target: &Placement, turn: usize) -> bo
     false
 }
 
+/// What an operator asks for: another leader, or another site for a replica; of shards and sites by number.
+#[derive(Clone, Copy, Debug)]
+struct Ask {
+    shard: usize,
+    replica: usize,
+    to: usize,
+    leader: bool,
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    (any::<usize>(), any::<usize>(), any::<usize>(), any::<bool>())
+        .prop_map(|(shard, replica, to, leader)| Ask { shard, replica, to, leader })
+}
+
+/// Pins as they come of what is asked for.
+fn pins(asked: &[Ask], placed: &Placement, sites: &[Candidate], shards: u16) -> Vec<Pin> {
+    let mut pins = vec![Pin::default(); usize::from(shards)];
+    for ask in asked {
+        let shard = ask.shard % placed.len();
+        let pin = &mut pins[shard];
+        let mut held = if pin.sites.is_empty() { placed[shard].clone() } else { pin.sites.clone() };
+        let (at, to) = (ask.replica % held.len(), sites[ask.to % sites.len()].site);
+        if ask.leader {
+            pin.leader = Some(held[at]);
+        } else if !held.contains(&to) {
+            held[at] = to;
+            pin.leader = pin.leader.filter(|leader| held.contains(leader));
+            pin.sites = held;
+        }
+    }
+    pins
+}
+
+fn check_pins(placed: &Placement, pins: &[Pin], replicas: usize) -> Result<(), TestCaseError> {
+    for (held, pin) in placed.iter().zip(pins) {
+        let set: BTreeSet<SiteId> = held.iter().copied().collect();
+        prop_assert_eq!(set.len(), replicas);
+        if !pin.sites.is_empty() {
+            prop_assert_eq!(&set, &pin.sites.iter().copied().collect());
+        }
+        if let Some(leader) = pin.leader {
+            prop_assert_eq!(held[0], leader);
+        }
+    }
+    Ok(())
+}
+
 proptest! {
     #[test]
     fn replicas_and_leaders_are_balanced(count in 1usize..12, shards in 1u16..70, width in 0usize..3) {
@@ -151,6 +198,65 @@ proptest! {
     }
 
     #[test]
+    fn what_is_pinned_stays_and_the_others_are_evened_out(
+        count in 4usize..10,
+        zones in 0usize..4,
+        shards in 8u16..40,
+        width in 0usize..2,
+        asked in proptest::collection::vec(ask(), 0..12),
+        added in any::<bool>(),
+    ) {
+        let replicas = [1, 3][width];
+        let mut sites = candidates(count + 1, zones);
+        let last = sites.len() - 1;
+        (sites[last].gains, sites[last].keeps) = (added, added);
+        let before = place(&sites[..count], shards, replicas, &[], &[]).unwrap();
+        let pins = pins(&asked, &before, &sites[..count], shards);
+        let after = place(&sites, shards, replicas, &before, &pins).unwrap();
+        check_pins(&after, &pins, replicas)?;
+        prop_assert_eq!(&place(&sites, shards, replicas, &after, &pins).unwrap(), &after);
+        // Whatever could be moved is even: the unevenness is at most that of the pinned.
+        if zones == 0 && asked.len() <= 2 {
+            let kept: Vec<Candidate> = sites.iter().filter(|site| site.keeps).cloned().collect();
+            let (replicas, leaders) = loads(&after, &kept);
+            prop_assert!(spread(&replicas) <= 2, "{:?}", replicas);
+            prop_assert!(spread(&leaders) <= 2, "{:?}", leaders);
+        }
+        // Released, it is as if it had never been pinned: even.
+        let released = place(&sites, shards, replicas, &after, &[]).unwrap();
+        let kept: Vec<Candidate> = sites.iter().filter(|site| site.keeps).cloned().collect();
+        if zones == 0 {
+            let (replicas, leaders) = loads(&released, &kept);
+            prop_assert!(spread(&replicas) <= 1, "{:?}", replicas);
+            prop_assert!(spread(&leaders) <= 1, "{:?}", leaders);
+        }
+    }
+
+    #[test]
+    fn without_pins_that_count_placing_is_as_before(
+        count in 4usize..10,
+        zones in 0usize..4,
+        shards in 1u16..40,
+        asked in proptest::collection::vec(ask(), 1..6),
+    ) {
+        let mut sites = candidates(count, zones);
+        let before = place(&sites, shards, 3, &[], &[]).unwrap();
+        let mut pins = pins(&asked, &before, &sites, shards);
+        // Each names a site that may not keep anything, or none that is known.
+        (sites[0].gains, sites[0].keeps) = (false, false);
+        for pin in &mut pins {
+            if let Some(site) = pin.sites.first_mut() {
+                *site = sites[0].site;
+            }
+            pin.leader = pin.leader.map(|_| SiteId(1));
+        }
+        prop_assert_eq!(
+            place(&sites, shards, 3, &before, &pins).unwrap(),
+            place(&sites, shards, 3, &before, &[]).unwrap()
+        );
+    }
+
+    #[test]
     fn single_steps_lead_to_a_fixed_point(
         count in 3usize..10,
         zones in 0usize..5,
@@ -159,6 +265,7 @@ proptest! {
         states in proptest::collection::vec(0u8..6, 10),
         known in 1usize..10,
         turns in any::<usize>(),
+        asked in proptest::collection::vec(ask(), 0..4),
     ) {
         let replicas = [1, 3, 5][width];
         let mut sites = candidates(count, zones);
@@ -168,11 +275,12 @@ proptest! {
             site.gains = state > 1;
             site.keeps = state > 0;
         }
-        let Some(wanted) = place(&sites, shards, replicas, &placement, &[]) else { return Ok(()) };
+        let pins = pins(&asked, &placement, &sites, shards);
+        let Some(wanted) = place(&sites, shards, replicas, &placement, &pins) else { return Ok(()) };
         let bound = 2 * moved(&placement, &wanted) + 8;
         let mut steps = 0;
         loop {
-            let target = place(&sites, shards, replicas, &placement, &[]).unwrap();
+            let target = place(&sites, shards, replicas, &placement, &pins).unwrap();
             if !single_step(&mut placement, &target, turns.wrapping_mul(steps) % usize::from(shards)) {
                 break;
             }

@@ -1,5 +1,5 @@
-//! Random lives of a storage tier: sites come, go, return, are drained, wiped and given up, and the
-//! controller starts anew, while simulated leaders change their voters and replicas fetch history.
+//! Random lives of a storage tier: sites come, go, return, are drained, wiped and given up, operators move
+//! leaders and replicas, and the controller starts anew, while simulated leaders change their voters and replicas fetch history.
 
 #![allow(clippy::unwrap_used, reason = "a test's own surroundings either work or end it")]
 
@@ -20,12 +20,15 @@ enum Fault {
     Drain(usize),
     CancelDrain(usize),
     Replace(usize),
+    MoveLeader(u32, usize),
+    MoveReplica(u32, usize, usize),
+    Release(u32),
     NewController,
     Pause,
 }
 
 fn fault() -> impl Strategy<Value = Fault> {
-    let site = 0usize..8;
+    let (shard, site) = (0..world::SHARDS, 0usize..8);
     prop_oneof![
         3 => site.clone().prop_map(Fault::Stop),
         1 => site.clone().prop_map(Fault::Leave),
@@ -34,7 +37,11 @@ fn fault() -> impl Strategy<Value = Fault> {
         1 => site.clone().prop_map(Fault::Wipe),
         2 => site.clone().prop_map(Fault::Drain),
         1 => site.clone().prop_map(Fault::CancelDrain),
-        1 => site.prop_map(Fault::Replace),
+        1 => site.clone().prop_map(Fault::Replace),
+        2 => (shard.clone(), site.clone()).prop_map(|(shard, site)| Fault::MoveLeader(shard, site)),
+        3 => (shard.clone(), site.clone(), site)
+            .prop_map(|(shard, from, to)| Fault::MoveReplica(shard, from, to)),
+        1 => shard.prop_map(Fault::Release),
         2 => Just(Fault::NewController),
         1 => Just(Fault::Pause),
     ]
@@ -50,6 +57,9 @@ fn happen(world: &mut World, fault: Fault) {
         Fault::Drain(site) => world.drain(site, false),
         Fault::CancelDrain(site) => world.drain(site, true),
         Fault::Replace(site) => world.replace(site),
+        Fault::MoveLeader(shard, site) => world.move_leader(shard, site),
+        Fault::MoveReplica(shard, from, to) => world.move_replica(shard, from, to),
+        Fault::Release(shard) => world.release(shard),
         Fault::NewController => world.new_controller(),
         Fault::Pause => world.pause(),
     }
@@ -73,6 +83,9 @@ proptest! {
             (0..steps).for_each(|_| world.step());
         }
         world.start_all();
+        world.rest();
+        world.check_pins_are_kept();
+        (0..world::SHARDS).for_each(|shard| world.release(shard));
         world.rest();
     }
 }
@@ -157,4 +170,23 @@ fn a_site_that_is_gone_for_a_moment_keeps_everything() {
     world.start(1);
     world.rest();
     assert_eq!(world.placement(), before);
+}
+
+#[test]
+fn a_replica_that_is_moved_by_hand_arrives_whole_and_stays() {
+    let mut world = World::new(9, 3, 4, 0);
+    world.rest();
+    let from = world.site_of(2, 0);
+    let to = (0..4).find(|site| !world.has(2, *site)).unwrap();
+    world.move_replica(2, from, to);
+    world.rest();
+    assert!(world.has(2, to) && !world.has(2, from));
+    world.move_leader(2, to);
+    world.stop(to, false);
+    (0..30).for_each(|_| world.step());
+    world.new_controller();
+    world.start(to);
+    world.rest();
+    assert_eq!(world.site_of(2, 0), to, "it leads again");
+    world.check_pins_are_kept();
 }

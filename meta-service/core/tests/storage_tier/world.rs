@@ -252,6 +252,33 @@ impl World {
         let _ = self.steer(Steer::Replace { site });
     }
 
+    fn name(&self, site: usize) -> String {
+        format!("{:x}", self.sites[site % self.sites.len()].id)
+    }
+
+    pub(crate) fn move_leader(&mut self, shard: u32, site: usize) {
+        let steered = self.steer(Steer::MoveLeader { shard, site: self.name(site) });
+        if let Ok(site) = steered {
+            let info = &self.shown.placement[shard as usize];
+            assert_eq!(info.replicas[0].site_id, site.0);
+            assert!(info.pin.as_ref().is_some_and(|pin| pin.leader == site.0));
+        }
+    }
+
+    pub(crate) fn move_replica(&mut self, shard: u32, from: usize, to: usize) {
+        let (from, to) = (self.name(from), self.name(to));
+        let steered = self.steer(Steer::MoveReplica { shard, from, to });
+        if let Ok(to) = steered {
+            let pin = self.shown.placement[shard as usize].pin.as_ref().unwrap();
+            assert!(pin.sites.contains(&to.0) && pin.sites.len() == self.replicas);
+        }
+    }
+
+    pub(crate) fn release(&mut self, shard: u32) {
+        self.steer(Steer::Release { shard }).unwrap();
+        assert!(self.shown.placement[shard as usize].pin.is_none());
+    }
+
     /// The controller starts anew, from what is durable.
     pub(crate) fn new_controller(&mut self) {
         self.control = control(self.durable.clone(), self.now());
@@ -537,6 +564,7 @@ impl World {
                 assert_eq!(known, place, "a replica id is used twice");
             }
         }
+        self.check_pins();
         for shard in 0..SHARDS {
             let group = &self.groups[shard as usize];
             if group.term == 0 {
@@ -545,6 +573,31 @@ impl World {
             for set in std::iter::once(&group.voters).chain(&group.pending) {
                 let held = set.iter().filter(|id| self.holder_of(shard, **id).is_some()).count();
                 assert!(held * 2 > set.len(), "shard {shard} has lost its majority: {group:?}");
+            }
+        }
+    }
+
+    /// A pin names active sites only, all of a shard or none.
+    fn check_pins(&self) {
+        for pin in self.shown.placement.iter().filter_map(|shard| shard.pin.as_ref()) {
+            let sites: BTreeSet<u64> = pin.sites.iter().copied().collect();
+            assert!(sites.is_empty() || sites.len() == self.replicas, "{pin:?}");
+            assert!(pin.leader != 0 || !sites.is_empty(), "{pin:?}");
+            let mut named = sites.into_iter().chain((pin.leader != 0).then_some(pin.leader));
+            assert!(named.all(|site| self.state(site) == SiteState::Active), "{pin:?}");
+        }
+    }
+
+    /// At rest, shards are where they are pinned to, if all of that is up.
+    pub(crate) fn check_pins_are_kept(&self) {
+        for shard in &self.shown.placement {
+            let Some(pin) = &shard.pin else { continue };
+            let held: BTreeSet<u64> = shard.replicas.iter().map(|r| r.site_id).collect();
+            if !pin.sites.is_empty() && pin.sites.iter().all(|site| self.is_known_up(*site)) {
+                assert_eq!(held, pin.sites.iter().copied().collect(), "{shard:?}");
+            }
+            if pin.leader != 0 && self.is_known_up(pin.leader) && held.contains(&pin.leader) {
+                assert_eq!(shard.replicas[0].site_id, pin.leader, "{shard:?}");
             }
         }
     }
@@ -595,14 +648,11 @@ impl World {
             };
             group.voters == ids && group.pending.is_none() && ids.iter().all(whole)
         });
-        let description = self.control.describe_storage(self.now());
-        let spread = self.spread() <= 1 || self.zones != 0;
-        self.under_way() == 0
-            && all_up
-            && kept
-            && shards
-            && spread
-            && description.held_back.is_empty()
+        let held_back = self.control.describe(self.now()).held_back;
+        // What is pinned may be uneven.
+        let pinned = self.shown.placement.iter().any(|shard| shard.pin.is_some());
+        let spread = self.spread() <= 1 || self.zones != 0 || pinned;
+        self.under_way() == 0 && all_up && kept && shards && spread && held_back.is_none()
     }
 
     fn spread(&self) -> usize {
@@ -625,7 +675,7 @@ impl World {
             }
             self.step();
         }
-        let described = self.control.describe_storage(self.now());
+        let described = self.control.describe(self.now());
         let sites: Vec<_> =
             self.sites.iter().map(|site| (site.id, site.up, self.state(site.id))).collect();
         panic!(
@@ -655,6 +705,17 @@ impl World {
             replicas.filter(|replica| replica.site_id == site.id).count()
         };
         self.sites.iter().map(load).collect()
+    }
+
+    /// Number of the site that has a replica of the shard; the first one's is preferred as leader.
+    pub(crate) fn site_of(&self, shard: u32, at: usize) -> usize {
+        let id = self.shown.placement[shard as usize].replicas[at].site_id;
+        self.sites.iter().position(|site| site.id == id).unwrap()
+    }
+
+    pub(crate) fn has(&self, shard: u32, site: usize) -> bool {
+        let replicas = &self.shown.placement[shard as usize].replicas;
+        replicas.iter().any(|replica| replica.site_id == self.sites[site].id)
     }
 
     pub(crate) fn placement(&self) -> Vec<ShardInfo> {
