@@ -34,8 +34,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
-    let prometheus = telemetry::init("broker-node", &config.name);
-    metrics::describe();
+    let prometheus = telemetry::init("broker-node", &config.name, metrics::describe);
     let shutdown = Shutdown::on_signals();
     let health = Health::new();
     let http_listener = net::bind(&config.http_listen).await?;

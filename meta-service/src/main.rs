@@ -12,8 +12,7 @@ async fn main() -> ExitCode {
         about: "Holdfast metadata service",
         describe: meta_service::describe_metrics,
     });
-    let metrics = telemetry::init("meta-service", &config.name);
-    meta_service::describe_metrics();
+    let metrics = telemetry::init("meta-service", &config.name, meta_service::describe_metrics);
     let shutdown = Shutdown::on_signals();
     let health = Health::new();
     let listeners = async {

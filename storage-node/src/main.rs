@@ -53,8 +53,7 @@ fn main() -> ExitCode {
 
 /// Runs the site until it is told to stop.
 async fn run(config: Config) -> Result<(), String> {
-    let metrics = telemetry::init("storage-node", &config.name);
-    metrics::describe();
+    let metrics = telemetry::init("storage-node", &config.name, metrics::describe);
     // Told to stop: the site leaves first, and only then everything ends.
     let told = Shutdown::on_signals();
     let shutdown = Shutdown::new();

@@ -24,6 +24,13 @@ pub struct Described {
     pub help: String,
 }
 
+impl Described {
+    /// Whether it has labels: they are named in the help, as in "by `reason`".
+    pub fn has_labels(&self) -> bool {
+        self.help.contains("by `")
+    }
+}
+
 /// All that `describe` and the process itself describe, by name.
 pub fn metrics(describe: fn()) -> Vec<Described> {
     let recorder = Collector::default();

@@ -87,7 +87,7 @@ mod tests {
         let listener = crate::net::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (health, shutdown) = (Health::new(), Shutdown::new());
-        let metrics = crate::telemetry::init("test", "http");
+        let metrics = crate::telemetry::init("test", "http", || {});
         let server = tokio::spawn(serve(listener, metrics, health.clone(), shutdown.clone()));
         let answer = fetch(address, "/health/ready").await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("starting"), "{answer}");

@@ -2,8 +2,11 @@
 
 use std::io::{self, IsTerminal};
 
+use metrics::{counter, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
 use tracing_subscriber::EnvFilter;
+
+use crate::described::{self, Described};
 
 pub use metrics_exporter_prometheus::PrometheusHandle;
 
@@ -37,8 +40,9 @@ const COUNT_BUCKETS: &[f64] =
 const DEFAULT_FILTER: &str = "info,openraft=off,sled=warn,h2=warn,hyper=warn,tower=warn";
 
 /// Starts logging (level from `RUST_LOG`, `info` by default; without colours unless stderr is a
-/// terminal) and metrics, and logs which process this is. Call once, first in `main`.
-pub fn init(role: &str, name: &str) -> PrometheusHandle {
+/// terminal) and metrics, which `describe` describes, and logs which process this is. Call once,
+/// first in `main`.
+pub fn init(role: &str, name: &str, describe: fn()) -> PrometheusHandle {
     let filter =
         EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
     let started = tracing_subscriber::fmt()
@@ -54,6 +58,8 @@ pub fn init(role: &str, name: &str) -> PrometheusHandle {
     if metrics::set_global_recorder(recorder).is_err() {
         tracing::warn!("metrics were started before; this handle stays empty");
     }
+    describe();
+    begin_at_zero(&described::metrics(describe));
     tracing::info!(
         role,
         name,
@@ -62,6 +68,18 @@ pub fn init(role: &str, name: &str) -> PrometheusHandle {
         "starting"
     );
     handle
+}
+
+/// A counter that is first seen at 1 was never seen to rise: no rate shows its first event, which may
+/// be the one that matters. With labels there is no telling which of their values will come.
+fn begin_at_zero(metrics: &[Described]) {
+    for metric in metrics.iter().filter(|metric| !metric.has_labels()) {
+        match metric.kind {
+            "counter" => counter!(metric.name.clone()).increment(0),
+            "histogram" => drop(histogram!(metric.name.clone())),
+            _ => {}
+        }
+    }
 }
 
 fn builder() -> PrometheusBuilder {
@@ -76,6 +94,22 @@ fn builder() -> PrometheusBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counters_without_labels_are_there_before_their_first_event() {
+        let listed = described::metrics(|| {
+            metrics::describe_counter!("holdfast_a_total", "Events");
+            metrics::describe_counter!("holdfast_b_total", "Events, by `reason`");
+            metrics::describe_histogram!("holdfast_c_seconds", "Time");
+        });
+        let recorder = builder().build_recorder();
+        let handle = recorder.handle();
+        metrics::with_local_recorder(&recorder, || begin_at_zero(&listed));
+        let text = handle.render();
+        assert!(text.contains("\nholdfast_a_total 0\n"), "{text}");
+        assert!(!text.contains("holdfast_b_total"), "{text}");
+        assert!(text.contains("\nholdfast_c_seconds_count 0\n"), "{text}");
+    }
 
     #[test]
     fn histograms_get_buckets_by_unit() {
