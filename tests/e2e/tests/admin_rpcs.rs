@@ -190,7 +190,7 @@ async fn a_backlog_is_counted_and_read_without_being_consumed() {
         let page = nodes.all[leader].rpc.read_matches(request.clone()).await.unwrap().into_inner();
         assert_eq!((page.status(), page.dropped_below), (Status::Ok, 0));
         pages += 1;
-        for placed in Placed::decode_all(page.records.into()).unwrap() {
+        for placed in Placed::decode_all(page.records).unwrap() {
             let payload = String::from_utf8(placed.record.payload().to_vec()).unwrap();
             read.push(payload.trim().parse::<usize>().unwrap());
         }
