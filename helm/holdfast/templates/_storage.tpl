@@ -18,3 +18,24 @@
 {{- end -}}
 {{- $total -}}
 {{- end -}}
+
+{{/* A hook that moves all data off the storage nodes of one StatefulSet that will go: root, set, weight, hook, suffix, more. */}}
+{{- define "holdfast.drain" -}}
+{{- $drain := .root.Values.storage.drainOnScaleIn -}}
+{{- $args := list "sites" "shrink" "--prefix" (printf "%s-" .set.name) "--to" (.set.replicas | toString) "--wait" -}}
+apiVersion: batch/v1
+kind: Job
+{{ include "holdfast.metadata" (dict "root" .root "component" "drain"
+    "name" (include "holdfast.shortened" (dict "name" (printf "%s-%s" .set.name .suffix) "length" 52))
+    "annotations" (dict
+      "helm.sh/hook" .hook
+      "helm.sh/hook-weight" (.weight | toString)
+      "helm.sh/hook-delete-policy" "before-hook-creation,hook-succeeded")) }}
+spec:
+  backoffLimit: 3
+  activeDeadlineSeconds: {{ int $drain.timeoutSeconds }}
+  template:
+    {{- include "holdfast.toolPod" (dict "root" .root "component" "drain" "credentials" true
+        "annotations" $drain.podAnnotations "resources" $drain.resources "serviceAccountName" $drain.serviceAccountName
+        "args" (concat $args (.more | default list))) | nindent 4 }}
+{{- end -}}

@@ -1,11 +1,14 @@
-{{/* A pod that runs one `holdfast` command and ends: root, component, args, resources, annotations, serviceAccountName. */}}
+{{/* A pod that runs one `holdfast` command and ends: root, component, args, resources, annotations, serviceAccountName,
+     credentials (whether it asks the admin API). */}}
 {{- define "holdfast.toolPod" -}}
 {{- $root := .root -}}
 {{- $defaults := $root.Values.defaults -}}
 metadata:
   labels:
     {{- include "holdfast.selectorLabels" . | nindent 4 }}
+    {{- if .credentials }}
     holdfast.io/admin: "true"
+    {{- end }}
     {{- with merge (dict) $defaults.podLabels $root.Values.commonLabels }}
     {{- include "holdfast.stringMap" . | trim | nindent 4 }}
     {{- end }}
@@ -50,7 +53,7 @@ containers:
       - /usr/local/bin/holdfast
     args:
       {{- toYaml .args | nindent 6 }}
-    {{- if $root.Values.admin.enabled }}
+    {{- if .credentials }}
     env:
       - name: HOLDFAST_API
         value: {{ printf "http://%s:%d" (include "holdfast.dns" (dict "root" $root "name" (printf "%s-admin" (include "holdfast.fullname" $root)))) (int $root.Values.admin.service.port) | quote }}
@@ -66,13 +69,13 @@ containers:
     securityContext:
       {{- toYaml $defaults.containerSecurityContext | nindent 6 }}
     terminationMessagePolicy: FallbackToLogsOnError
-    {{- if $root.Values.admin.enabled }}
+    {{- if .credentials }}
     volumeMounts:
       - name: admin
         mountPath: /etc/holdfast-admin
         readOnly: true
     {{- end }}
-{{- if $root.Values.admin.enabled }}
+{{- if .credentials }}
 volumes:
   {{- /* Optional: a Secret that is not there must end in words of the command, not in a pod that never starts. */}}
   - {{ include "holdfast.secretVolume" (dict "name" "admin" "secret" (include "holdfast.adminSecret" $root) "optional" true "items" (dict $root.Values.admin.secretKey "password")) | nindent 4 | trim }}

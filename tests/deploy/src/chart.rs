@@ -36,6 +36,7 @@ pub struct Rendering {
     namespace: String,
     files: Vec<PathBuf>,
     sets: Vec<String>,
+    is_upgrade: bool,
 }
 
 /// The folder of the chart.
@@ -52,6 +53,7 @@ impl Rendering {
             namespace: "default".to_owned(),
             files: Vec::new(),
             sets: Vec::new(),
+            is_upgrade: false,
         }
     }
 
@@ -92,11 +94,19 @@ impl Rendering {
         self
     }
 
+    /// As an upgrade of a release, which hooks may belong to.
+    #[must_use]
+    pub fn upgrade(mut self) -> Rendering {
+        self.is_upgrade = true;
+        self
+    }
+
     fn command(&self, helm: Helm, what: &str) -> Command {
         let mut command = helm.command();
         command.arg(what);
         if what == "template" {
             command.arg(&self.release);
+            command.args(self.is_upgrade.then_some("--is-upgrade"));
         }
         command.arg(folder()).args(["--namespace", &self.namespace]);
         command.args(self.files.iter().flat_map(|file| [Path::new("--values"), file]));

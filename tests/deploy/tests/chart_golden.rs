@@ -22,7 +22,7 @@ fn manifests_are_as_they_were() {
     ];
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
     for file in files {
-        let rendering = Rendering::of(file).set(&NOT_SHOWN);
+        let rendering = Rendering::of(file).set(&NOT_SHOWN).upgrade();
         let path = folder.join(format!("{}.yaml", rendering.name.trim_end_matches("-values")));
         let now = rendering.text();
         if std::env::var_os("UPDATE_GOLDEN").is_some() {

@@ -5,7 +5,7 @@
 use holdfast_deploy::chart::{Helm, Rendering};
 
 /// Values, and what both helms must say.
-const REFUSED: [(&str, &[&str], &[&str]); 44] = [
+const REFUSED: [(&str, &[&str], &[&str]); 45] = [
     // By the schema: helm 3 and 4 say it in words of their own.
     ("", &["gateway.replica=3"], &["gateway", "replica"]),
     ("", &["gatewy.replicas=3"], &["gatewy"]),
@@ -23,6 +23,7 @@ const REFUSED: [(&str, &[&str], &[&str]); 44] = [
     ("", &["image.digest=latest"], &["image", "digest"]),
     ("", &["etcd.enabled=false", "etcd.endpoints={etcd:2379}"], &["etcd", "endpoints"]),
     ("", &["clusterDomain=Not_DNS"], &["clusterDomain"]),
+    ("", &["admin.password=short"], &["admin", "password"]),
     ("", &["ipFamily=IPv5"], &["ipFamily", "IPv6"]),
     // By the chart: what values say of each other.
     ("", &["storage.replicas=2"], &["storage.replicas: 2 storage nodes cannot hold 3 replicas"]),
@@ -38,7 +39,7 @@ const REFUSED: [(&str, &[&str], &[&str]); 44] = [
     ("examples/external-etcd.yaml", &["etcd.tls.keyKey="], &["etcd.tls: certKey and keyKey go together"]),
     ("examples/external-etcd.yaml", &["etcd.auth.existingSecret="], &["is needed for the password of user holdfast"]),
     ("ci/cert-manager-values.yaml", &["etcd.tls.certManager.issuerRef.name="], &["issuerRef.name: is needed"]),
-    ("ci/cert-manager-values.yaml", &["admin.password=x"], &["admin.password: is not used with admin.existingSecret"]),
+    ("ci/cert-manager-values.yaml", &["admin.password=long-enough-for-it"], &["admin.password: is not used with admin.existingSecret"]),
     ("", &["gateway.terminationGracePeriodSeconds=20"], &["gateway.terminationGracePeriodSeconds: 20 s", "at least 35"]),
     ("", &["storage.terminationGracePeriodSeconds=20", "storage.config.drain_timeout_ms=60000"], &["at least 80"]),
     ("", &["meta.terminationGracePeriodSeconds=20"], &["meta.terminationGracePeriodSeconds: 20 s", "at least 25"]),

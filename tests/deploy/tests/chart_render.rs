@@ -32,7 +32,7 @@ fn both_helms_render_the_same_and_it_is_valid_in_every_version() {
     let named = ["n", "y", "1e3"].map(|release| Rendering::defaults().release(release));
     for rendering in Rendering::all().into_iter().chain(named) {
         // Dashboards are long, and their ConfigMaps are looked at below.
-        let rendering = rendering.set(&["metrics.dashboards.enabled=false"]);
+        let rendering = rendering.set(&["metrics.dashboards.enabled=false"]).upgrade();
         let three = rendering.text();
         let four = rendering.template(Helm::Four).unwrap();
         assert!(three == four, "{}: helm 3 and 4 differ", rendering.name);

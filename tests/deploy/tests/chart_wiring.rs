@@ -13,7 +13,7 @@ const RELEASES: [&str; 6] =
 fn renderings() -> Vec<(String, Manifests)> {
     let named = RELEASES.iter().map(|release| Rendering::of("ci/zones-values.yaml").release(release));
     let all = Rendering::all().into_iter().chain(named);
-    all.map(|rendering| (rendering.name.clone(), Manifests::parse(&rendering.text()))).collect()
+    all.map(|rendering| (rendering.name.clone(), Manifests::parse(&rendering.upgrade().text()))).collect()
 }
 
 #[test]
@@ -191,14 +191,27 @@ fn numbers_of_a_config_stay_what_they_were() {
 
 #[test]
 fn a_zone_takes_its_storage_nodes_away_by_itself() {
-    let manifests = Manifests::parse(&Rendering::of("examples/three-zones.yaml").text());
+    let manifests = Manifests::parse(&Rendering::of("examples/three-zones.yaml").upgrade().text());
     let jobs: Vec<&Value> = manifests.of("Job").collect();
     let sets: Vec<&str> = manifests.of("StatefulSet").map(name_of).filter(|name| name.contains("storage")).collect();
-    assert_eq!((jobs.len(), sets.len()), (3, 3));
-    for (job, set) in jobs.iter().zip(sets) {
-        let args = list(&job["spec"]["template"]["spec"]["containers"][0]["args"]);
-        let wanted = ["sites", "shrink", "--prefix", &format!("{set}-"), "--to", "2", "--wait"];
-        assert_eq!(args.iter().map(text).collect::<Vec<_>>(), wanted);
-        assert_eq!(text(&job["metadata"]["annotations"]["helm.sh/hook"]), "pre-upgrade,pre-rollback");
+    assert_eq!((jobs.len(), sets.len()), (6, 3));
+    for set in sets {
+        for (hook, suffix, more) in [("pre-upgrade", "", None), ("pre-rollback", "-rollback", Some("--if-reachable"))] {
+            let job = jobs.iter().find(|job| name_of(job) == format!("{set}-drain{suffix}")).unwrap();
+            assert_eq!(text(&job["metadata"]["annotations"]["helm.sh/hook"]), hook);
+            let args = list(&job["spec"]["template"]["spec"]["containers"][0]["args"]);
+            let prefix = format!("{set}-");
+            let wanted = ["sites", "shrink", "--prefix", &prefix, "--to", "2", "--wait"].into_iter().chain(more);
+            assert_eq!(args.iter().map(text).collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
+        }
     }
+}
+
+#[test]
+fn claims_that_would_be_deleted_are_never_left_undrained() {
+    let sets = ["storage.persistence.retentionPolicy.whenScaled=Delete"];
+    let text = Rendering::defaults().set(&sets).upgrade().text();
+    assert!(text.contains("- shrink") && !text.contains("--if-reachable"));
+    // The first installation has nothing to drain.
+    assert!(!Rendering::defaults().text().contains("pre-upgrade"));
 }
