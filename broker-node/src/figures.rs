@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::tally;
 
@@ -52,6 +52,7 @@ pub(crate) struct Figures {
     sent: AtomicU64,
     subscriptions: AtomicU32,
     in_flight: AtomicU16,
+    is_over: AtomicBool,
 }
 
 /// One look at the numbers.
@@ -89,7 +90,7 @@ impl Figures {
         grow(&self.sent, packets.iter().sum());
     }
 
-    /// As the session has it now; both are 0 at its end.
+    /// As the session has it now.
     pub(crate) fn now(&self, subscriptions: usize, in_flight: usize) {
         let subscriptions = u32::try_from(subscriptions).unwrap_or(u32::MAX);
         let known = self.subscriptions.load(Ordering::Relaxed);
@@ -103,6 +104,17 @@ impl Figures {
             self.in_flight.store(in_flight, Ordering::Relaxed);
             tally::in_flight(i64::from(in_flight) - i64::from(known));
         }
+    }
+
+    /// The connection ends: it is shown no more.
+    pub(crate) fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.now(0, 0);
+    }
+
+    /// Whether the client is connected, as far as its end does not wait for a last commit.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
     }
 
     /// The numbers as they are.
@@ -150,7 +162,9 @@ mod tests {
         figures.now(3, 7);
         figures.now(2, 7);
         let numbers = Numbers { received: 3, sent: 5, subscriptions: 2, in_flight: 7 };
-        assert_eq!(figures.numbers(), numbers);
-        figures.now(0, 0);
+        assert_eq!((figures.numbers(), figures.is_over()), (numbers, false));
+        figures.end();
+        let numbers = Numbers { subscriptions: 0, in_flight: 0, ..numbers };
+        assert_eq!((figures.numbers(), figures.is_over()), (numbers, true));
     }
 }

@@ -38,7 +38,9 @@ impl Shared {
             0 => LIMIT_MAX,
             asked => asked.min(LIMIT_MAX),
         };
-        let listed = self.owners.list(request.after.as_ref(), &request.client_id_prefix, limit);
+        let is_shown = |connection: &Arc<Inbox>| !connection.figures.is_over();
+        let (after, prefix) = (request.after.as_ref(), &request.client_id_prefix);
+        let listed = self.owners.list(after, prefix, limit, is_shown);
         let mut reply = ListClientsReply { clients: Vec::new(), more: listed.more };
         let deadline = Instant::now() + TELL_WITHIN;
         let (mut bytes, mut listed) = (0, listed.clients.into_iter());
@@ -70,8 +72,11 @@ impl Shared {
     /// Ends a client's connection, and waits for a moment until its session is given up.
     pub(super) async fn kick(&self, request: KickRequest) -> KickReply {
         let client = request.client.unwrap_or_default();
-        let of_epoch = |owner: &Owner<_>| request.epoch == 0 || request.epoch == owner.epoch;
-        let Some(owner) = self.owners.find(&client).filter(of_epoch) else {
+        let is_meant = |owner: &Owner<Arc<Inbox>>| {
+            let of_epoch = request.epoch == 0 || request.epoch == owner.epoch;
+            of_epoch && !owner.connection.figures.is_over()
+        };
+        let Some(owner) = self.owners.find(&client).filter(is_meant) else {
             return KickReply { found: false };
         };
         tracing::info!(

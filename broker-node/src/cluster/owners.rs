@@ -178,9 +178,15 @@ impl<C: Clone> Owners<C> {
         known(&mut self.0.lock(), client)?.owner.clone()
     }
 
-    /// Connected clients after `after` whose id begins with `prefix`, at most `limit`. It costs what it
-    /// returns, however many others there are.
-    pub(crate) fn list(&self, after: Option<&ClientKey>, prefix: &str, limit: usize) -> Listed<C> {
+    /// Clients after `after` whose id begins with `prefix` and whose connection `is_shown`, at most
+    /// `limit`. It costs what it returns, however many others there are.
+    pub(crate) fn list(
+        &self,
+        after: Option<&ClientKey>,
+        prefix: &str,
+        limit: usize,
+        is_shown: impl Fn(&C) -> bool,
+    ) -> Listed<C> {
         let mut listed = Listed { clients: Vec::new(), more: false };
         let clients = self.0.lock();
         for (&namespace, of_namespace) in clients.range(after.map_or(0, |after| after.namespace)..)
@@ -194,7 +200,8 @@ impl<C: Clone> Owners<C> {
                 .range::<str, _>((from, Bound::Unbounded))
                 .take_while(|(client_id, _)| client_id.starts_with(prefix));
             for (client_id, known) in with_prefix {
-                let Some(owner) = &known.owner else { continue };
+                let owner = known.owner.as_ref().filter(|owner| is_shown(&owner.connection));
+                let Some(owner) = owner else { continue };
                 if listed.clients.len() == limit {
                     listed.more = true;
                     return listed;

@@ -202,7 +202,7 @@ fn pages(
 ) -> Vec<Vec<String>> {
     let mut pages = Vec::new();
     loop {
-        let page = owners.list(after.as_ref(), prefix, limit);
+        let page = owners.list(after.as_ref(), prefix, limit, |shown| *shown != 'h');
         let name = |(client, _): &(ClientKey, Owner<char>)| {
             format!("{}:{}", client.namespace, client.client_id)
         };
@@ -217,13 +217,16 @@ fn pages(
 #[test]
 fn clients_are_listed_in_order_page_by_page() {
     let owners = connected(&[(1, "b"), (0, "ab"), (0, "b"), (0, "a"), (0, "abc"), (1, "ab")]);
-    owners.begin(&ClientKey { namespace: 0, client_id: "aa-claims".to_owned() });
+    let client = |client_id: &str| ClientKey { namespace: 0, client_id: client_id.to_owned() };
+    owners.begin(&client("aa-claims"));
+    owners.begin(&client("aa-hidden"));
+    owners.settle(&client("aa-hidden"), 2, 'h', Previous::Nobody);
     let all = [vec!["0:a", "0:ab"], vec!["0:abc", "0:b"], vec!["1:ab", "1:b"]];
     assert_eq!(pages(&owners, None, "", 2), all);
     assert_eq!(pages(&owners, None, "ab", 2), [vec!["0:ab", "0:abc"], vec!["1:ab"]]);
     assert_eq!(pages(&owners, None, "c", 2), [Vec::<String>::new()]);
     // One that is gone by now, before and after those with the prefix.
-    let gone = |client_id: &str| Some(ClientKey { namespace: 0, client_id: client_id.to_owned() });
+    let gone = |client_id: &str| Some(client(client_id));
     assert_eq!(pages(&owners, gone("a0"), "ab", 9), [vec!["0:ab", "0:abc", "1:ab"]]);
     assert_eq!(pages(&owners, gone("zz"), "ab", 9), [vec!["1:ab"]]);
     assert_eq!(pages(&owners, gone("ab"), "ab", 9), [vec!["0:abc", "1:ab"]]);

@@ -22,7 +22,7 @@ const LINGER_BYTES_MAX: usize = 64 << 10;
 /// Ends the session as far as this connection goes, and closes the socket.
 pub(super) async fn close<T: Transport>(mut live: Box<Live<T>>, end: End) {
     metrics::sessions(live.session.is_durable(), -1);
-    live.inbox.figures.now(0, 0);
+    live.inbox.figures.end();
     if let Some(close) = end.close {
         metrics::closed(close);
         tracing::debug!(reason = close.reason, cause = close.cause, "closing a connection");
