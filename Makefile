@@ -1,5 +1,5 @@
 # Thin: each target is a line or two, the work is in the programs that it calls.
-.PHONY: help run build programs test tools protoc etcd bench chaos faults fmt deny
+.PHONY: help run build programs test tools protoc etcd bench chaos faults fmt docs deny
 
 VENV := target/clients/venv
 NODE := target/clients/node
@@ -70,5 +70,11 @@ faults:
 fmt: ## Format the code
 	cargo fmt --all
 
-deny: ## Check licences and advisories of dependencies
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: cargo install cargo-deny"; fi
+docs: programs ## Make deploy/CONFIG.md and deploy/METRICS.md from the programs
+	@./target/debug/holdfast-docs
+
+deny: export PATH := $(CURDIR)/target/tools/cargo-deny/bin:$(PATH)
+deny: ## Check licences and sources of dependencies, and known advisories where their list can be fetched
+	@.ci/tools/cargo-deny
+	cargo deny check bans licenses sources
+	@if cargo deny fetch db 2>/dev/null; then cargo deny check advisories; else echo "== advisories were not fetched, and are not checked"; fi
