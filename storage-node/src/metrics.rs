@@ -6,6 +6,8 @@ use metrics::{
     Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
 };
 
+use crate::replica::retention::Reason;
+
 const SYNC: &str = "holdfast_storage_sync_seconds";
 const ROUND_FRAMES: &str = "holdfast_storage_log_round_frames";
 const ROUND_BYTES: &str = "holdfast_storage_log_written_bytes_total";
@@ -51,6 +53,13 @@ pub(crate) fn describe() {
     describe_serving();
     describe_shards();
     describe_site();
+    // There from the start, so that the first increase is seen as one.
+    for reason in Refused::ALL {
+        counter!(REFUSED, "reason" => reason.name()).increment(0);
+    }
+    for reason in Reason::ALL {
+        counter!(DROPPED, "reason" => reason.name()).increment(0);
+    }
 }
 
 fn describe_log() {
@@ -190,12 +199,55 @@ pub(crate) fn run_damaged() {
     counter!(DAMAGED_RUNS).increment(1);
 }
 
-pub(crate) fn refused(reason: &'static str) {
-    counter!(REFUSED, "reason" => reason).increment(1);
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Refused {
+    /// A gateway's batch is not in the record format.
+    MalformedBatch,
+    /// The disk is above its high mark.
+    DiskFull,
+    /// A shard's proposer has as much to do as may wait.
+    QueueFull,
+    /// The site log has no room.
+    LogFull,
+    /// The file of a run cannot be read.
+    RunUnreadable,
+    /// Another site's entries: the disk is full.
+    RaftDiskFull,
+    /// Another site's entries: as many are worked on as may be.
+    RaftBytes,
 }
 
-pub(crate) fn generation_dropped(reason: &'static str) {
-    counter!(DROPPED, "reason" => reason).increment(1);
+impl Refused {
+    const ALL: [Refused; 7] = [
+        Refused::MalformedBatch,
+        Refused::DiskFull,
+        Refused::QueueFull,
+        Refused::LogFull,
+        Refused::RunUnreadable,
+        Refused::RaftDiskFull,
+        Refused::RaftBytes,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Refused::MalformedBatch => "malformed_batch",
+            Refused::DiskFull => "disk_full",
+            Refused::QueueFull => "queue_full",
+            Refused::LogFull => "log_full",
+            Refused::RunUnreadable => "run_unreadable",
+            Refused::RaftDiskFull => "raft_disk_full",
+            Refused::RaftBytes => "raft_bytes",
+        }
+    }
+}
+
+pub(crate) fn refused(reason: Refused) {
+    counter!(REFUSED, "reason" => reason.name()).increment(1);
+}
+
+pub(crate) fn generation_dropped(reason: Reason) {
+    counter!(DROPPED, "reason" => reason.name()).increment(1);
 }
 
 pub(crate) fn lost_unread(messages: u64) {

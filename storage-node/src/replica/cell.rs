@@ -306,7 +306,7 @@ impl Cell {
     /// Removes the runs of a dropped generation.
     pub(crate) fn drop_generation(&self, generation: u64) {
         if let Some(reason) = self.retention.dropped(generation) {
-            metrics::generation_dropped(reason.name());
+            metrics::generation_dropped(reason);
         }
         let mut dropped = Vec::new();
         self.runs.write().retain(|_, slot| {

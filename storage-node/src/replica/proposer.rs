@@ -14,7 +14,7 @@ use prost::Message;
 use tokio::sync::{Notify, oneshot};
 
 use super::Replica;
-use crate::metrics;
+use crate::metrics::{self, Refused};
 use crate::raft::ShardEntry;
 use crate::serve::link::GatewayLink;
 
@@ -102,11 +102,11 @@ impl Replica {
             return self.answer(&request, waiter, refusal(status));
         }
         if matches!(request, Request::Append(_)) && self.disk_full() {
-            metrics::refused("disk_full");
+            metrics::refused(Refused::DiskFull);
             return self.answer(&request, waiter, refusal(Status::DiskFull));
         }
         if let Some((request, waiter)) = self.queue.push(request, waiter) {
-            metrics::refused("queue_full");
+            metrics::refused(Refused::QueueFull);
             self.answer(&request, waiter, refusal(Status::Unavailable));
         }
     }
@@ -148,7 +148,7 @@ impl Replica {
         let has_room = self.log_has_room(taken.iter().map(|queued| queued.bytes).sum());
         for queued in taken {
             if !has_room && matches!(queued.request, Request::Append(_)) {
-                metrics::refused("log_full");
+                metrics::refused(Refused::LogFull);
                 self.answer(&queued.request, queued.waiter, refusal(Status::Unavailable));
                 continue;
             }

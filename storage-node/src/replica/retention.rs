@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use super::Replica;
 use super::cell::Cell;
 use crate::config::RetentionConfig;
-use crate::metrics;
+use crate::metrics::{self, Refused};
 
 /// What this site knows of retention in all shards, from meta-service.
 #[derive(Default)]
@@ -55,6 +55,9 @@ pub(crate) enum Reason {
 }
 
 impl Reason {
+    /// All there are.
+    pub(crate) const ALL: [Reason; 3] = [Reason::Age, Reason::DiskFull, Reason::Consumed];
+
     /// As metrics and logs call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -274,7 +277,7 @@ pub(crate) fn classes_in(cell: &Cell, row: &GenerationRow, policy: &Policy) -> O
             cell.note_damage(&run, &error);
             let shard = cell.key.shard.0;
             tracing::error!(shard, %error, "run cannot be read");
-            metrics::refused("run_unreadable");
+            metrics::refused(Refused::RunUnreadable);
             return None;
         }
     }

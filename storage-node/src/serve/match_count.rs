@@ -13,7 +13,7 @@ use holdfast_proto::storage::{CountMatchesReply, CountMatchesRequest, MatchCount
 use holdfast_proto::topic;
 
 use crate::config::COUNT_QUERIES_MAX;
-use crate::metrics;
+use crate::metrics::{self, Refused};
 use crate::replica::cell::Cell;
 use crate::site::Site;
 
@@ -47,7 +47,7 @@ pub(crate) async fn count(
         Ok(Ok(None)) | Err(_) => return Ok(without(Status::Unavailable)),
         Ok(Err(error)) => {
             tracing::error!(shard = replica.key.shard.0, %error, "run cannot be read");
-            metrics::refused("run_unreadable");
+            metrics::refused(Refused::RunUnreadable);
             return Ok(without(Status::Unavailable));
         }
     };

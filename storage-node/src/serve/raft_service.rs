@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{check_cluster, check_hello};
-use crate::metrics;
+use crate::metrics::{self, Refused};
 use crate::raft::codec::{self, CodecError};
 use crate::raft::{elections, peers};
 use crate::replica::Replica;
@@ -158,11 +158,11 @@ fn take(site: &Arc<Site>, outbox: &Arc<Outbox>, message: RaftMessage) {
 async fn append_entries(site: &Site, replica: &Replica, request: pb::AppendEntries) -> Body {
     let bytes: usize = request.entries.iter().map(entry_bytes).sum();
     if bytes > FULL_DISK_BYTES_MAX && !replica.log_has_room_to_follow(bytes) {
-        metrics::refused("raft_disk_full");
+        metrics::refused(Refused::RaftDiskFull);
         return peers::refused("the disk of this site is full");
     }
     let Some(_admitted) = site.admission.enter(bytes) else {
-        metrics::refused("raft_bytes");
+        metrics::refused(Refused::RaftBytes);
         return peers::refused("this site is working on as many entries as it may");
     };
     let request = match request_from(request) {

@@ -9,7 +9,7 @@ use holdfast_proto::storage::{
 };
 
 use super::link::GatewayLink;
-use crate::metrics;
+use crate::metrics::{self, Refused};
 use crate::replica::Replica;
 use crate::replica::cell::Page;
 use crate::site::Site;
@@ -77,7 +77,7 @@ pub(super) fn page(
         Ok(page) => filled(item.shard, page),
         Err(error) => {
             tracing::error!(shard = item.shard, %error, "run cannot be read");
-            metrics::refused("run_unreadable");
+            metrics::refused(Refused::RunUnreadable);
             unserved(0, item.shard, Status::Unavailable, replica.leader_site())
         }
     };

@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::link::{GatewayLink, Outgoing};
 use super::{admin, check_cluster, check_hello, match_count, reads, verify};
-use crate::metrics;
+use crate::metrics::{self, Refused};
 use crate::replica::cell::run_id;
 use crate::replica::proposer::{Waiter, refusal};
 use crate::replica::run_file;
@@ -262,7 +262,7 @@ impl LinkSession {
     fn append(&self, shard: ShardId, bytes: bytes::Bytes) {
         let Ok(batch) = Batch::check(bytes) else {
             // Its sequence cannot be trusted, so no answer can name it: the stream starts anew.
-            metrics::refused("malformed_batch");
+            metrics::refused(Refused::MalformedBatch);
             self.link.close(Some(Status::invalid_argument("malformed batch")));
             return;
         };
