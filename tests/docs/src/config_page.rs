@@ -130,7 +130,7 @@ fn in_words(number: u64, unit: &str) -> Option<String> {
         "s" => &[(86_400, "d"), (3_600, "h"), (60, "min")],
         _ => &[],
     };
-    let (step, name) = steps.iter().find(|(step, _)| number > 0 && number % step == 0)?;
+    let (step, name) = steps.iter().find(|(step, _)| number > 0 && number.is_multiple_of(*step))?;
     let per = if unit.ends_with("/s") { "/s" } else { "" };
     Some(format!("{} {name}{per}", number / step))
 }
