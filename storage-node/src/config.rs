@@ -485,6 +485,39 @@ mod tests {
     }
 
     #[test]
+    fn every_field_says_what_it_means_and_its_default() {
+        let schema = schemars::schema_for!(Config);
+        let tables = schema.as_value()["$defs"].as_object().unwrap().values();
+        let mut fields = 0;
+        for table in tables.chain([schema.as_value()]) {
+            let Some(properties) = table["properties"].as_object() else { continue };
+            let is_required = |name: &str| {
+                let required = table["required"].as_array();
+                required.is_some_and(|all| all.iter().any(|one| one == name))
+            };
+            for (name, field) in properties {
+                fields += 1;
+                assert!(field["description"].is_string(), "{name} says nothing");
+                let of_override = properties.contains_key("filter");
+                let known = field.get("default").is_some() || is_required(name) || of_override;
+                assert!(known, "{name} has no default");
+                let unit = ["_ms", "_bytes", "_percent"].iter().find(|unit| name.ends_with(*unit));
+                let said = field["description"].as_str().unwrap();
+                let said_as = unit.map(|unit| match *unit {
+                    "_ms" => "in ms",
+                    "_percent" => "percent",
+                    _ => "in bytes",
+                });
+                assert!(said_as.is_none_or(|unit| said.contains(unit)), "{name}: {said}");
+            }
+        }
+        assert!(fields > 50, "{fields} fields");
+        let config: Config =
+            toml::from_str(&format!("{MINIMAL}\n[retention]\nlag_interval_ms = 99")).unwrap();
+        assert_eq!(config.validate().unwrap_err().field, "retention.lag_interval_ms");
+    }
+
+    #[test]
     fn an_unknown_field_is_refused() {
         assert!(toml::from_str::<Config>(&format!("{MINIMAL}\nretension = 1")).is_err());
     }
