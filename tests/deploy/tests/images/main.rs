@@ -41,7 +41,7 @@ fn an_image_is_small_and_starts_its_program_as_nobody() {
         assert_eq!(config["StopSignal"], "SIGTERM");
         let probe = "http://127.0.0.1:8081/health/ready";
         let check = json!(["CMD", "/usr/local/bin/holdfast", "probe", probe]);
-        assert_eq!(image["HealthCheck"]["Test"], check, "{target}");
+        assert_eq!(image["Healthcheck"]["Test"], check, "{target}");
         let help = podman.run_in(target, &["--help"]);
         assert!(help.contains("--config") && help.contains("--print-config-schema"), "{help}");
     }
