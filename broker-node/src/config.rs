@@ -6,6 +6,8 @@ mod limits;
 mod mqtt;
 mod ranges;
 
+use std::net::SocketAddr;
+
 use holdfast_node_kit::config::{
     Invalid, Validate, check_address, check_addresses, check_name, check_range,
 };
@@ -27,11 +29,12 @@ pub(crate) struct Config {
     pub(crate) mqtt_listen: String,
     /// host:port for other gateways.
     pub(crate) grpc_listen: String,
-    /// host:port under which others reach `grpc_listen`; that itself if absent.
+    /// host:port under which others reach `grpc_listen`; that itself if absent, which then has to be an
+    /// address of this machine, not all of them.
     #[serde(default)]
     pub(crate) grpc_advertise: Option<String>,
-    /// host:port under which clients reach `mqtt_listen`; that itself if absent. Clients of a gateway that
-    /// stops are told that of another one.
+    /// host:port under which clients reach `mqtt_listen`; that itself if absent, as for `grpc_advertise`.
+    /// Clients of a gateway that stops are told that of another one.
     #[serde(default)]
     pub(crate) mqtt_advertise: Option<String>,
     /// host:port for /metrics and /health.
@@ -90,12 +93,8 @@ impl Validate for Config {
         check_address("mqtt_listen", &self.mqtt_listen)?;
         check_address("grpc_listen", &self.grpc_listen)?;
         check_address("http_listen", &self.http_listen)?;
-        if let Some(address) = &self.grpc_advertise {
-            check_address("grpc_advertise", address)?;
-        }
-        if let Some(address) = &self.mqtt_advertise {
-            check_address("mqtt_advertise", address)?;
-        }
+        check_advertised("grpc_advertise", self.grpc_advertise.as_deref(), &self.grpc_listen)?;
+        check_advertised("mqtt_advertise", self.mqtt_advertise.as_deref(), &self.mqtt_listen)?;
         check_addresses("meta", &self.meta)?;
         ranges::check(self)?;
         let (mqtt, cluster) = (&self.mqtt, &self.cluster);
@@ -110,6 +109,18 @@ impl Validate for Config {
         }
         Ok(())
     }
+}
+
+/// What others are told: `listen` if nothing else is said, unless that is no place to go to.
+fn check_advertised(field: &str, advertise: Option<&str>, listen: &str) -> Result<(), Invalid> {
+    let told = advertise.unwrap_or(listen);
+    check_address(field, told)?;
+    let is_nowhere = told.parse().is_ok_and(|address: SocketAddr| address.ip().is_unspecified());
+    if is_nowhere {
+        let allowed = "the host:port at which others reach it, not all addresses of this machine";
+        return Err(Invalid::new(field, told, allowed));
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -73,8 +73,8 @@ pub(crate) fn describe() {
     describe_histogram!(
         PUBLISH,
         Unit::Seconds,
-        "From the reading of a QoS 1 or 2 PUBLISH to the writing of its PUBACK or PUBREC, one sample for \
-         what one read brings"
+        "From the reading of a QoS 1 or 2 PUBLISH to the writing of its PUBACK or PUBREC; of each client's \
+         one at a time is measured"
     );
     describe_histogram!(
         DELIVERY,
@@ -116,7 +116,8 @@ pub(crate) fn refused(reason: &'static str, code: Option<u8>) {
 
 /// The server closed a connection.
 pub(crate) fn closed(close: Close) {
-    counter!(CLOSED, "reason" => close.cause, "code" => hex(close.reason)).increment(1);
+    let reason = close.cause.replace(' ', "_");
+    counter!(CLOSED, "reason" => reason, "code" => hex(close.reason)).increment(1);
 }
 
 fn hex(code: u8) -> String {

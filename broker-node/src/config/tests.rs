@@ -4,7 +4,7 @@ use super::*;
 
 const MINIMAL: &str = r#"
 name = "gateway-1"
-mqtt_listen = "[::]:1883"
+mqtt_listen = "[::1]:1883"
 grpc_listen = "127.0.0.1:7001"
 http_listen = "127.0.0.1:8081"
 meta = ["meta:7000"]
@@ -81,8 +81,16 @@ fn addresses_told_to_others_are_checked() {
         config(&format!("mqtt_advertise = \"{good}\"")).validate().unwrap();
     }
     for field in ["grpc_advertise", "mqtt_advertise"] {
-        for wrong in ["7001", "host:", "host:99999"] {
+        for wrong in ["7001", "host:", "host:99999", "0.0.0.0:7001", "[::]:7001"] {
             assert!(refused(&format!("{field} = \"{wrong}\"")).contains(field));
         }
+        // As $(POD_IP):7001 has it.
+        let error = refused(&format!("{field} = \"fd00::1:7001\""));
+        assert!(error.contains("brackets"), "{error}");
     }
+    let everywhere = MINIMAL.replace("[::1]:1883", "0.0.0.0:1883");
+    let parsed = |text: &str| toml::from_str::<Config>(text).unwrap();
+    let error = parsed(&everywhere).validate().expect_err("nowhere to go to");
+    assert_eq!(error.field, "mqtt_advertise");
+    parsed(&format!("{everywhere}mqtt_advertise = \"gateway-1:1883\"")).validate().unwrap();
 }

@@ -237,3 +237,43 @@ async fn requests_of_another_cluster_are_refused() {
         assert!(error.message().contains("another"), "{error}");
     }
 }
+
+#[tokio::test]
+async fn gateways_and_clients_reach_each_other_by_ipv6() {
+    if tokio::net::TcpListener::bind("[::1]:0").await.is_err() {
+        eprintln!("this machine has no IPv6: nothing is tested");
+        return;
+    }
+    let mut admin = Admin::with(2).await;
+    let ipv6 = |address: String| address.replace("127.0.0.1", "[::1]");
+    for name in ["gateway-1", "gateway-2"] {
+        admin.cluster.edit_config(name, |text| {
+            let line = |line: &str| match line.split(' ').next() {
+                Some("grpc_listen" | "mqtt_listen") => ipv6(line.to_owned()),
+                _ => line.to_owned(),
+            };
+            text.lines().map(line).collect::<Vec<_>>().join("\n")
+        });
+        admin.cluster.restart(name).await;
+    }
+    let (one, two) = (ipv6(admin.cluster.mqtt(1)), ipv6(admin.cluster.mqtt(2)));
+    let mut reader = Client::connect(&one, &Connect::regular(Version::V5, "reader")).await;
+    reader.subscribe(&[("t", 1)]).await;
+    let mut writer = Client::connect(&two, &Connect::regular(Version::V5, "writer")).await;
+    // The first may come before the gateways have found each other again.
+    let seen = async { reader.collect(1).await };
+    tokio::pin!(seen);
+    loop {
+        tokio::select! {
+            seen = &mut seen => break assert_eq!(seen[0].text(), "over there"),
+            _ = writer.publish("t", "over there", 1) => {}
+        }
+    }
+    let grpc = admin.cluster.processes().iter().find(|process| process.name == "gateway-1");
+    let endpoint = format!("http://{}", ipv6(grpc.unwrap().grpc.clone()));
+    let channel = Endpoint::from_shared(endpoint).unwrap().connect().await.unwrap();
+    let request = ListClientsRequest { cluster_id: admin.cluster_id(), ..Default::default() };
+    let listed = GatewayClient::new(channel).list_clients(request).await.unwrap().into_inner();
+    assert_eq!(ids(&listed), ["reader"]);
+    assert!(listed.clients[0].remote.starts_with("[::1]:"), "{}", listed.clients[0].remote);
+}
