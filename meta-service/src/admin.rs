@@ -5,13 +5,19 @@
 //! then who asks and what they may do. Handlers find in it what the elected process serves with.
 
 pub(crate) mod access;
+mod asking;
+mod backlog;
+mod clients;
 mod cluster;
 mod cursor;
+mod ending;
 mod extract;
 mod forward;
 mod gateways;
 mod guard;
+mod lag;
 mod listener;
+mod messages;
 mod openapi;
 mod password;
 mod password_file;
@@ -22,8 +28,11 @@ mod sessions;
 mod shards;
 mod sites;
 mod status;
+mod storage;
+mod subscriptions;
 mod tokens;
 mod users;
+mod verify;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -35,6 +44,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{
     forward::Forwarder,
+    peers::Peers,
     problem::{Kind, Refused},
 };
 use crate::{
@@ -49,6 +59,8 @@ pub(crate) struct Api {
     name: String,
     limits: AdminLimits,
     requests: Semaphore,
+    verifications: Semaphore,
+    peers: Peers,
     forwarder: Forwarder,
     /// Operations that take a query; others take none.
     queried: HashSet<(Method, String)>,
@@ -71,6 +83,8 @@ pub(crate) fn serve(
         store: config.store,
         name: config.name.clone(),
         requests: Semaphore::new(limits.requests_max),
+        verifications: Semaphore::new(limits.verifications_max),
+        peers: Peers::default(),
         forwarder: Forwarder::new(Duration::from_millis(limits.request_timeout_ms)),
         queried: openapi::queried(&document),
         document: openapi::text(&document),
@@ -90,13 +104,21 @@ fn routes() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(sites::drain, sites::call_off))
         .routes(routes!(sites::replace))
         .routes(routes!(sites::transitions))
+        .routes(routes!(storage::totals))
         .routes(routes!(shards::list))
         .routes(routes!(shards::show))
         .routes(routes!(shards::move_leader))
         .routes(routes!(shards::move_replica))
         .routes(routes!(shards::release))
+        .routes(routes!(storage::roll))
+        .routes(routes!(verify::verify))
         .routes(routes!(gateways::list))
         .routes(routes!(sessions::list))
+        .routes(routes!(sessions::show, ending::delete))
+        .routes(routes!(ending::kick))
+        .routes(routes!(backlog::show))
+        .routes(routes!(clients::list))
+        .routes(routes!(subscriptions::list))
         .routes(routes!(users::whoami))
         .routes(routes!(users::list))
         .routes(routes!(users::put, users::delete))

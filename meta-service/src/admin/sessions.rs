@@ -1,24 +1,42 @@
 //! Sessions: pages of the registry, with what the sessions' home shards know of them.
 
-use axum::Json;
-use holdfast_admin_api::{Problem, Session, SessionPage, SessionQuery};
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use holdfast_admin_api::{
+    Lag, Problem, Session, SessionPage, SessionQuery, SessionSubscription,
+};
+use holdfast_node_kit::clock;
 use holdfast_proto::{
-    ids::{Namespace, home_shard},
     meta::{ListSessionsRequest, SessionChange},
-    shard::{ClientKey, SessionRow},
+    shard::{ClientKey, SessionRow, Subscription},
 };
 
 use super::{
-    cursor,
-    extract::{Asked, Lead, limit, prefix},
-    problem::Refused,
+    Api,
+    asking::Asking,
+    cluster, cursor,
+    extract::{Asked, Lead, Named, limit, prefix},
+    lag, messages,
+    problem::{Kind, Refused},
 };
 
 /// Expiry interval of sessions that never end.
 const FOR_EVER: u32 = u32::MAX;
 
+/// The client of a path. There is one tenant only.
+pub(crate) fn client(client_id: String) -> ClientKey {
+    ClientKey { namespace: 0, client_id }
+}
+
+pub(crate) fn unknown(client: &ClientKey) -> Refused {
+    let id = &client.client_id;
+    let detail = format!("there is no session {id:?}: check the client id, percent-encoded in the path");
+    Refused::new(Kind::UnknownSession, detail)
+}
+
 /// A session in the words of the API, without lag and subscriptions.
-pub(crate) fn session(client: &ClientKey, row: &SessionRow, shards: u16) -> Session {
+fn session(client: &ClientKey, row: &SessionRow, shards: u16) -> Session {
     let connected = row.owner.is_some();
     let left_ms = (!connected && row.disconnected_at_ms > 0).then_some(row.disconnected_at_ms);
     let expires = row.expiry_interval_s != FOR_EVER;
@@ -26,7 +44,7 @@ pub(crate) fn session(client: &ClientKey, row: &SessionRow, shards: u16) -> Sess
     Session {
         client_id: client.client_id.clone(),
         namespace: client.namespace,
-        shard: home_shard(Namespace(client.namespace), &client.client_id, shards).0.into(),
+        shard: lag::home(client, shards),
         epoch: row.epoch,
         connected,
         gateway: row.owner.as_ref().map(|owner| owner.name.clone()),
@@ -48,6 +66,7 @@ pub(crate) fn session(client: &ClientKey, row: &SessionRow, shards: u16) -> Sess
     responses((status = OK, body = SessionPage), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn list(
+    State(api): State<Arc<Api>>,
     Lead(leading): Lead,
     Asked(query): Asked<SessionQuery>,
 ) -> Result<Json<SessionPage>, Refused> {
@@ -59,11 +78,87 @@ pub(super) async fn list(
     let page = leading.sessions.list(request).await?;
     let last = page.sessions.last().and_then(|change| change.client.as_ref());
     let next = last.filter(|_| page.more).map(cursor::write);
-    let shards = leading.controller.shards;
     let wanted = |row: &SessionRow| query.connected.is_none_or(|is| is == row.owner.is_some());
-    let found = page.sessions.iter().filter_map(|SessionChange { client, row }| {
-        Some((client.as_ref()?, row.as_ref().filter(|row| wanted(row))?))
+    let found = page.sessions.into_iter().filter_map(|SessionChange { client, row }| {
+        Some((client?, row.filter(|row| wanted(row))?))
     });
-    let sessions = found.map(|(client, row)| session(client, row, shards)).collect();
+    let found: Vec<(ClientKey, SessionRow)> = found.collect();
+    let shards = leading.controller.shards;
+    let mut sessions: Vec<Session> =
+        found.iter().map(|(client, row)| session(client, row, shards)).collect();
+    if query.lag.unwrap_or(false) || query.lag_min.is_some() {
+        let view = cluster::view(&leading).await?;
+        let asking = Asking { view: &view, peers: &api.peers };
+        let clients: Vec<ClientKey> = found.into_iter().map(|(client, _)| client).collect();
+        for (session, lag) in sessions.iter_mut().zip(lags(&asking, &clients).await) {
+            session.lag = lag;
+        }
+    }
+    if let Some(least) = query.lag_min {
+        // Whoever's lag is not known may have as much.
+        let has = |lag: &Lag| lag.messages >= least;
+        sessions.retain(|session| session.lag.as_ref().is_none_or(has));
+    }
     Ok(Json(SessionPage { sessions, next }))
+}
+
+/// Lags of sessions, by the rows of their home shards.
+async fn lags(asking: &Asking<'_>, clients: &[ClientKey]) -> Vec<Option<Lag>> {
+    let rows = lag::rows(asking, clients).await;
+    let known: Vec<(&ClientKey, &SessionRow)> =
+        clients.iter().zip(&rows).filter_map(|(client, row)| Some((client, row.as_ref()?))).collect();
+    let mut counted = lag::count(asking, &known).await.into_iter();
+    rows.iter().map(|row| row.as_ref().and_then(|_| counted.next().flatten())).collect()
+}
+
+/// One session as its home shard knows it, with lag and subscriptions.
+#[utoipa::path(
+    get, path = "/sessions/{client_id}", tag = "sessions",
+    params(("client_id" = String, Path, description = "Percent-encoded")),
+    responses((status = OK, body = Session), (status = "default", body = Problem, content_type = "application/problem+json"))
+)]
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    Lead(leading): Lead,
+    Named(client_id): Named<String>,
+) -> Result<Json<Session>, Refused> {
+    let view = cluster::view(&leading).await?;
+    let asking = Asking { view: &view, peers: &api.peers };
+    let client = client(client_id);
+    let row = lag::row(&asking, &client).await?.ok_or_else(|| unknown(&client))?;
+    let mut session = session(&client, &row, asking.shards());
+    session.subscriptions = Some(row.subscriptions.iter().map(subscription).collect());
+    if let Some(lag) = lag::count(&asking, &[(&client, &row)]).await.pop().flatten() {
+        let oldest_ms = oldest_in_flight_ms(&asking, &row).await;
+        session.lag = Some(lag::with_oldest(lag, oldest_ms, clock::now_ms()));
+    }
+    Ok(Json(session))
+}
+
+fn subscription(row: &Subscription) -> SessionSubscription {
+    SessionSubscription {
+        filter: row.filter.clone(),
+        qos: (row.options & 0b11) as u8,
+        no_local: row.options & 0b100 != 0,
+        retain_as_published: row.options & 0b1000 != 0,
+        retain_handling: (row.options >> 4 & 0b11) as u8,
+        identifier: (row.identifier > 0).then_some(row.identifier),
+    }
+}
+
+/// When the oldest message in flight was stored: of each shard its first one is looked at.
+async fn oldest_in_flight_ms(asking: &Asking<'_>, row: &SessionRow) -> Option<u64> {
+    let mut first = std::collections::BTreeMap::new();
+    for sent in &row.in_flight {
+        let position = first.entry(sent.shard).or_insert(sent.position);
+        *position = (*position).min(sent.position);
+    }
+    let mut oldest_ms = None;
+    for (shard, position) in first {
+        // A shard that does not answer is left out: the others tell as much as is known.
+        let page = messages::at(asking, shard, vec![position]).await.ok();
+        let time_ms = page.and_then(|page| page.placed.first().map(|placed| placed.time_ms));
+        oldest_ms = time_ms.into_iter().chain(oldest_ms).min();
+    }
+    oldest_ms
 }

@@ -1,14 +1,19 @@
 //! Shards of the message log.
 
-use axum::Json;
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
 use holdfast_admin_api::{MoveLeader, MoveReplica, Problem, Shard, ShardList};
 use holdfast_control::steering::Steer;
 
 use super::{
+    Api,
+    asking::Asking,
     cluster,
     extract::{self, Body, Lead},
     problem::Refused,
     sites::steer,
+    storage,
 };
 use crate::leading::Leading;
 
@@ -30,11 +35,15 @@ pub(super) async fn list(Lead(leading): Lead) -> Result<Json<ShardList>, Refused
     responses((status = OK, body = Shard), (status = "default", body = Problem, content_type = "application/problem+json"))
 )]
 pub(super) async fn show(
+    State(api): State<Arc<Api>>,
     Lead(leading): Lead,
     extract::Shard(shard): extract::Shard,
 ) -> Result<Json<Shard>, Refused> {
     let view = cluster::view(&leading).await?;
-    Ok(Json(cluster::shard(&view, cluster::find_shard(&view, shard)?)))
+    let asking = Asking { view: &view, peers: &api.peers };
+    let found = cluster::find_shard(&view, shard)?;
+    let generations = storage::generations(&asking, &view, found).await;
+    Ok(Json(Shard { generations, ..cluster::shard(&view, found) }))
 }
 
 async fn steered(leading: &Leading, shard: u32, asked: Steer) -> Result<Json<Shard>, Refused> {
