@@ -145,7 +145,8 @@ impl<'a> Asking<'a> {
                 sleep(PAUSE).await;
             }
         }
-        let detail = format!("shard {shard} has no leader that answers ({why}): see shards, and ask again");
+        let detail =
+            format!("shard {shard} has no leader that answers ({why}): see shards, and ask again");
         Err(Refused::new(Kind::Unavailable, detail))
     }
 
@@ -166,11 +167,8 @@ impl<'a> Asking<'a> {
 
     /// Has the shard's leader apply a command.
     pub(crate) async fn propose(&self, shard: u32, command: Command) -> Result<Outcome, Refused> {
-        let request = ProposeCommandRequest {
-            cluster_id: self.cluster_id(),
-            shard,
-            command: Some(command),
-        };
+        let request =
+            ProposeCommandRequest { cluster_id: self.cluster_id(), shard, command: Some(command) };
         // The command's own deadline at the site is a little longer than one call: it may be applied later.
         let call = |mut client: StorageClient<Channel>| {
             let request = request.clone();

@@ -157,7 +157,9 @@ impl Looked<'_> {
             let found = messages::at(&self.asking, first.shard, positions).await?;
             for sent in part {
                 // What retention has removed is not there.
-                if let Some(placed) = found.placed.iter().find(|one| one.position.0 == sent.position) {
+                if let Some(placed) =
+                    found.placed.iter().find(|one| one.position.0 == sent.position)
+                {
                     let packet_id = u16::try_from(sent.packet_id).ok();
                     self.page.add(sent.shard, found.time_ms, placed, packet_id);
                 }

@@ -58,8 +58,7 @@ pub(crate) async fn connected<'a>(
         let call = |mut peer: GatewayClient<_>| async move { peer.list_clients(request).await };
         (&gateway.name, asking.peers.gateway(&gateway.address, LISTED_WITHIN, call).await)
     });
-    let mut found =
-        Connected { clients: BTreeMap::new(), whole_to: None, unanswered: Vec::new() };
+    let mut found = Connected { clients: BTreeMap::new(), whole_to: None, unanswered: Vec::new() };
     for (name, answer) in join_all(asked).await {
         let Ok(listed) = answer else {
             found.unanswered.push(name.clone());
@@ -74,7 +73,8 @@ pub(crate) async fn connected<'a>(
         }
         for client in listed.clients {
             let Some(key) = key(&client) else { continue };
-            let known = found.clients.get(&key).is_some_and(|(_, known)| known.epoch > client.epoch);
+            let known =
+                found.clients.get(&key).is_some_and(|(_, known)| known.epoch > client.epoch);
             if !known {
                 found.clients.insert(key, (name.clone(), client));
             }
@@ -111,7 +111,8 @@ pub(super) async fn list(
     if let Some(name) = &query.gateway {
         check_gateway(&view.gateways, name)?;
     }
-    let is_asked = |gateway: &&GatewayRef| query.gateway.as_ref().is_none_or(|name| gateway.name == *name);
+    let is_asked =
+        |gateway: &&GatewayRef| query.gateway.as_ref().is_none_or(|name| gateway.name == *name);
     let found = connected(&asking, live(&view.gateways).filter(is_asked), &wanted).await;
     let whole_to = found.whole_to.clone();
     let known = |key: &(u32, String)| whole_to.as_ref().is_none_or(|last| key <= last);
@@ -137,7 +138,11 @@ fn check_gateway(gateways: &[GatewayInfo], name: &str) -> Result<(), Refused> {
     Err(Refused::new(Kind::UnknownGateway, detail))
 }
 
-fn info((namespace, client_id): (u32, String), gateway: String, client: &ConnectedClient) -> ClientInfo {
+fn info(
+    (namespace, client_id): (u32, String),
+    gateway: String,
+    client: &ConnectedClient,
+) -> ClientInfo {
     let expiry = client.expiry_interval_s;
     ClientInfo {
         client_id,

@@ -109,7 +109,8 @@ async fn end(api: &Api, view: &ClusterView, client: &ClientKey) -> Result<(), Re
     let asking = Asking { view, peers: &api.peers };
     let shard = lag::home(client, asking.shards());
     let attempt = u64::from_be_bytes(password::random()?).max(1);
-    let gateway = GatewayRef { incarnation: attempt, name: "admin".to_owned(), ..GatewayRef::default() };
+    let gateway =
+        GatewayRef { incarnation: attempt, name: "admin".to_owned(), ..GatewayRef::default() };
     let claim = Claim {
         client: Some(client.clone()),
         gateway: Some(gateway),

@@ -96,7 +96,9 @@ pub(crate) async fn count(
     sessions: &[(&ClientKey, &SessionRow)],
 ) -> Vec<Option<Lag>> {
     let calls: Vec<_> = (0..u32::from(asking.shards()))
-        .flat_map(|shard| parts(queries(sessions, shard)).into_iter().map(move |part| (shard, part)))
+        .flat_map(|shard| {
+            parts(queries(sessions, shard)).into_iter().map(move |part| (shard, part))
+        })
         .map(|(shard, part)| async move {
             let counted = count_in(asking, shard, &part).await;
             (part, counted.ok())
@@ -168,7 +170,17 @@ impl Sum {
     fn lag(self, in_flight: u64, now_ms: u64) -> Lag {
         // Messages that came between two counts are in one of them only.
         let unread = self.added.saturating_sub(self.taken);
-        with_oldest(Lag { unread, in_flight, messages: unread + in_flight, oldest_ms: None, oldest_age_s: 0 }, self.oldest_ms, now_ms)
+        with_oldest(
+            Lag {
+                unread,
+                in_flight,
+                messages: unread + in_flight,
+                oldest_ms: None,
+                oldest_age_s: 0,
+            },
+            self.oldest_ms,
+            now_ms,
+        )
     }
 }
 
@@ -178,7 +190,8 @@ pub(crate) fn with_oldest(mut lag: Lag, oldest_ms: Option<u64>, now_ms: u64) -> 
         (Some(one), Some(other)) => Some(one.min(other)),
         (one, other) => one.or(other),
     };
-    lag.oldest_age_s = lag.oldest_ms.map_or(0, |oldest_ms| now_ms.saturating_sub(oldest_ms) / 1_000);
+    lag.oldest_age_s =
+        lag.oldest_ms.map_or(0, |oldest_ms| now_ms.saturating_sub(oldest_ms) / 1_000);
     lag
 }
 
@@ -191,7 +204,8 @@ fn queries(sessions: &[(&ClientKey, &SessionRow)], shard: u32) -> Vec<Question> 
             let begun = |other: &&Subscription| wanted_from(row, other, shard) <= from.last;
             let filters: Vec<String> =
                 messages(row).filter(begun).map(|other| other.filter.clone()).collect();
-            let query = |filters| MatchQuery { namespace: client.namespace, filters, from: from.first };
+            let query =
+                |filters| MatchQuery { namespace: client.namespace, filters, from: from.first };
             if let Some(before) = before.replace(filters.clone()) {
                 questions.push(Question { session, adds: false, query: query(before) });
             }
@@ -261,7 +275,8 @@ mod tests {
 
     fn asked(row: &SessionRow) -> Vec<(bool, u64, Vec<String>)> {
         let client = ClientKey::default();
-        let told = |question: Question| (question.adds, question.query.from, question.query.filters);
+        let told =
+            |question: Question| (question.adds, question.query.from, question.query.filters);
         queries(&[(&client, row)], 0).into_iter().map(told).collect()
     }
 
@@ -283,7 +298,10 @@ mod tests {
         let subscriptions = (0..50).map(|n| subscription(&n.to_string(), 20 + n)).collect();
         let questions = asked(&row(subscriptions));
         assert_eq!(questions.len(), 2 * BEGINNINGS_MAX - 1);
-        assert_eq!(questions.last().map(|(_, from, filters)| (*from, filters.len())), Some((23, 50)));
+        assert_eq!(
+            questions.last().map(|(_, from, filters)| (*from, filters.len())),
+            Some((23, 50))
+        );
     }
 
     #[test]

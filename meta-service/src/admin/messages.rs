@@ -50,7 +50,10 @@ pub(crate) async fn page(
     };
     let page = asking.leader(shard, CALL, call).await?;
     let placed = Placed::decode_all(page.records).map_err(|error| {
-        Refused::new(Kind::Unavailable, format!("shard {shard} answers what cannot be read: {error}"))
+        Refused::new(
+            Kind::Unavailable,
+            format!("shard {shard} answers what cannot be read: {error}"),
+        )
     })?;
     Ok(Page { placed, next: page.next, head: page.head, time_ms: page.time_ms })
 }

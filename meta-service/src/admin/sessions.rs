@@ -3,9 +3,7 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use holdfast_admin_api::{
-    Lag, Problem, Session, SessionPage, SessionQuery, SessionSubscription,
-};
+use holdfast_admin_api::{Lag, Problem, Session, SessionPage, SessionQuery, SessionSubscription};
 use holdfast_node_kit::clock;
 use holdfast_proto::{
     meta::{ListSessionsRequest, SessionChange},
@@ -31,7 +29,8 @@ pub(crate) fn client(client_id: String) -> ClientKey {
 
 pub(crate) fn unknown(client: &ClientKey) -> Refused {
     let id = &client.client_id;
-    let detail = format!("there is no session {id:?}: check the client id, percent-encoded in the path");
+    let detail =
+        format!("there is no session {id:?}: check the client id, percent-encoded in the path");
     Refused::new(Kind::UnknownSession, detail)
 }
 
@@ -105,8 +104,11 @@ pub(super) async fn list(
 /// Lags of sessions, by the rows of their home shards.
 async fn lags(asking: &Asking<'_>, clients: &[ClientKey]) -> Vec<Option<Lag>> {
     let rows = lag::rows(asking, clients).await;
-    let known: Vec<(&ClientKey, &SessionRow)> =
-        clients.iter().zip(&rows).filter_map(|(client, row)| Some((client, row.as_ref()?))).collect();
+    let known: Vec<(&ClientKey, &SessionRow)> = clients
+        .iter()
+        .zip(&rows)
+        .filter_map(|(client, row)| Some((client, row.as_ref()?)))
+        .collect();
     let mut counted = lag::count(asking, &known).await.into_iter();
     rows.iter().map(|row| row.as_ref().and_then(|_| counted.next().flatten())).collect()
 }

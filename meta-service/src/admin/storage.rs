@@ -51,7 +51,8 @@ pub(super) async fn totals(
     let view = cluster::view(&leading).await?;
     let asking = Asking { view: &view, peers: &api.peers };
     let up = view.sites.iter().filter(|site| site.info.liveness() == Liveness::Up);
-    let asked = up.map(|site| async move { (SiteId(site.info.site_id), describe(&asking, site).await) });
+    let asked =
+        up.map(|site| async move { (SiteId(site.info.site_id), describe(&asking, site).await) });
     let answers = join_all(asked).await;
     let sites_asked = answers.iter().filter(|(_, said)| said.is_some()).count();
     let said = answers.into_iter().flat_map(|(site, said)| {

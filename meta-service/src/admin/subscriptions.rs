@@ -1,9 +1,6 @@
 //! Subscriptions: of durable sessions by the registry, of others by the gateways that they are connected to.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Json, extract::State};
 use holdfast_admin_api::{Problem, SubscriptionInfo, SubscriptionPage, SubscriptionQuery};
@@ -88,10 +85,14 @@ pub(super) async fn list(
         true => held.last().map(|(key, _)| key.clone()),
         false => whole_to,
     };
-    let next = last.map(|(namespace, client_id)| cursor::write(&ClientKey { namespace, client_id }));
+    let next =
+        last.map(|(namespace, client_id)| cursor::write(&ClientKey { namespace, client_id }));
     let is_asked = |one: &Subscription| {
         query.filter.as_ref().is_none_or(|filter| one.filter == *filter)
-            && query.topic.as_ref().is_none_or(|name| topic::matches(messages_of(&one.filter), name))
+            && query
+                .topic
+                .as_ref()
+                .is_none_or(|name| topic::matches(messages_of(&one.filter), name))
     };
     let subscriptions = held.into_iter().flat_map(|((_, client_id), held)| {
         let Held { durable, connected, subscriptions } = held;

@@ -1,10 +1,6 @@
 //! Verifies a shard: its sites read all their files, and what they read is compared.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{Json, extract::State};
 use futures_util::future::join_all;
@@ -164,7 +160,12 @@ mod tests {
 
     fn replica(runs: &[(u64, u64, &str)]) -> Result<VerifiedReplica, String> {
         let run = |(first, hash, problem): &(u64, u64, &str)| VerifiedRun {
-            run: Some(RunRow { generation: 1, first_position: *first, end_position: first + 9, ..RunRow::default() }),
+            run: Some(RunRow {
+                generation: 1,
+                first_position: *first,
+                end_position: first + 9,
+                ..RunRow::default()
+            }),
             file_hash: *hash,
             problem: (*problem).to_owned(),
         };

@@ -144,6 +144,21 @@ impl Cluster {
         panic!("no member leads");
     }
 
+    #[allow(dead_code, reason = "not every test needs it")]
+    /// Waits until the election's row has this name in it.
+    pub(crate) async fn until_elected(&self, name: &str) {
+        let mut client = self.client(0).await.unwrap();
+        loop {
+            let found = client.get("/holdfast/election", None).await.unwrap();
+            let named =
+                |value: &[u8]| value.windows(name.len()).any(|part| part == name.as_bytes());
+            if found.kvs().iter().any(|row| named(row.value())) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
     pub(crate) fn endpoints(&self) -> Vec<String> {
         let url = |member: &Member| format!("http://127.0.0.1:{}", member.client_port);
         self.members.iter().map(url).collect()

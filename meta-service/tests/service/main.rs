@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test's own surroundings either work or end it")]
 
 mod admin_access;
+mod admin_forward;
+mod admin_requests;
 mod cluster;
 mod configs;
 #[path = "../etcd/mod.rs"]
