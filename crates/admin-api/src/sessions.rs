@@ -40,13 +40,14 @@ pub struct Session {
 /// What a session has not acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Lag {
-    /// Messages that were not taken for it yet (expired ones may be counted).
+    /// Messages that were not taken for it yet. Expired ones count, and its own where it asked for none of them.
     pub unread: u64,
     /// Messages that were sent, or are about to be, and are not acknowledged.
     pub in_flight: u64,
     /// Both together.
     pub messages: u64,
-    /// When the oldest of them was published; absent if there is none.
+    /// When the oldest of them was stored; absent if there is none. On a page of sessions those in flight are not
+    /// looked at.
     pub oldest_ms: Option<u64>,
     /// Age of the oldest in seconds; 0 if there is none.
     pub oldest_age_s: u64,
@@ -78,7 +79,8 @@ pub struct SessionQuery {
     pub prefix: Option<String>,
     /// Only those that are connected, or are not.
     pub connected: Option<bool>,
-    /// Only those with at least this many unacknowledged messages; counts lag.
+    /// Only those with at least this many unacknowledged messages; counts lag. Sessions whose lag cannot be counted
+    /// now stay on the page.
     pub lag_min: Option<u64>,
     /// Count the lag of each.
     pub lag: Option<bool>,

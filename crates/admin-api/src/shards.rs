@@ -20,7 +20,7 @@ pub struct Shard {
     pub next_position: u64,
     /// Bytes of its runs at the leader.
     pub run_bytes: u64,
-    /// Generations, the oldest first; only if one shard is asked for.
+    /// Generations, the oldest first; only if one shard is asked for, and one of its sites answers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub generations: Option<Vec<Generation>>,
 }
