@@ -1,78 +1,81 @@
-//! `holdfast`: runs a cluster on this machine, tells how it is, and steers the storage of any cluster.
+//! `holdfast`: runs a cluster on this machine, and shows and steers any cluster.
 
+mod amount;
+mod api;
+mod bench;
+mod capacity;
+mod cli;
+mod clients;
 mod console;
-mod drain;
+mod failure;
+mod gateways;
 mod local;
+mod mqtt;
+mod probe;
 mod sessions;
-mod steering;
+mod shards;
+mod sites;
+mod status;
 mod storage;
+mod table;
+mod tokens;
+mod users;
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::FromArgMatches;
 
-use crate::local::data_dir::DataArgs;
-use crate::local::scale::{self, ScaleArgs};
-use crate::local::up::{self, UpArgs};
-use crate::local::{down, status};
-use crate::sessions::SessionsCommand;
-use crate::storage::StorageCommand;
-
-/// Runs a Holdfast cluster on this machine, and steers the storage of any cluster.
-#[derive(Debug, Parser)]
-#[command(name = "holdfast", version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Start a cluster, follow its health, stop it on Ctrl-C
-    Up(UpArgs),
-    /// Stop the cluster
-    Down(DataArgs),
-    /// Tell which processes run and whether a durable publish would be acknowledged now
-    Status(StatusArgs),
-    /// Change the number of storage nodes or gateways of the running cluster
-    Scale(ScaleArgs),
-    /// Show and steer the storage nodes' sites
-    #[command(subcommand)]
-    Storage(StorageCommand),
-    /// Show sessions
-    #[command(subcommand)]
-    Sessions(SessionsCommand),
-}
-
-/// How to tell the status.
-#[derive(Debug, Args)]
-struct StatusArgs {
-    #[command(flatten)]
-    data: DataArgs,
-    /// For scripts
-    #[arg(long)]
-    json: bool,
-}
+use crate::cli::{Cli, Command};
+use crate::failure::Outcome;
+use crate::local::{down, scale, up};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Up(args) => up::run(args).await.map_err(|error| error.to_string()),
-        Command::Down(args) => down::run(&args).await.map_err(|error| error.to_string()),
-        Command::Status(args) => {
-            status::run(&args.data.data, args.json).await.map_err(|error| error.to_string())
-        }
-        Command::Scale(args) => scale::run(&args).await.map_err(|error| error.to_string()),
-        Command::Storage(command) => storage::run(command).await.map_err(|error| error.to_string()),
-        Command::Sessions(command) => {
-            sessions::run(command).await.map_err(|error| error.to_string())
-        }
+    // Wrong usage ends here, with code 2.
+    let cli = Cli::from_arg_matches(&cli::command().get_matches());
+    let done = match cli {
+        Ok(cli) => run(cli.command).await,
+        Err(error) => error.exit(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            console::error(error);
-            ExitCode::FAILURE
+        Err(failure) => {
+            console::failure(&failure);
+            failure.exit_code()
         }
+    }
+}
+
+async fn run(command: Command) -> Outcome {
+    match command {
+        Command::Up(args) => Ok(up::run(args).await?),
+        Command::Down(args) => Ok(down::run(&args).await?),
+        Command::Scale(args) => Ok(scale::run(&args).await?),
+        Command::Status(args) => status::run(&args).await,
+        Command::Sites(command) => sites::run(command).await,
+        Command::Shards(command) => shards::run(command).await,
+        Command::Storage(command) => storage::run(command).await,
+        Command::Gateways(args) => gateways::run(&args).await,
+        Command::Sessions(command) => sessions::run(command).await,
+        Command::Clients(args) => clients::clients(&args).await,
+        Command::Subscriptions(args) => clients::subscriptions(&args).await,
+        Command::Publish(args) => mqtt::publish::run(&args).await,
+        Command::Subscribe(args) => mqtt::subscribe::run(&args).await,
+        Command::Check(args) => mqtt::check::run(&args).await,
+        Command::Bench(args) => bench::run(&args).await,
+        Command::Capacity(args) => capacity::run(&args),
+        Command::Users(command) => users::run(command).await,
+        Command::Tokens(command) => tokens::run(command).await,
+        Command::Completion(args) => {
+            clap_complete::generate(
+                args.shell,
+                &mut cli::command(),
+                "holdfast",
+                &mut std::io::stdout(),
+            );
+            Ok(())
+        }
+        Command::Probe(args) => probe::run(&args).await,
+        Command::Wait(args) => probe::wait(&args).await,
     }
 }

@@ -1,108 +1,72 @@
-//! `holdfast sessions list`: a look into the registry of sessions.
+//! `holdfast sessions`: who is behind, who is connected where, and what waits for them.
 
-use clap::{Args, Subcommand};
-use holdfast_proto::meta::{ListSessionsRequest, SessionChange};
-use holdfast_proto::shard::{ClientKey, SessionRow};
-use serde::Serialize;
+mod backlog;
+mod end;
+mod list;
 
-use crate::console;
-use crate::steering::{Steering, SteeringArgs, SteeringError};
+use clap::Subcommand;
 
-/// Sessions of one request; the service may give fewer.
-const PAGE: u32 = 1_000;
-/// Session expiry of a session that never ends.
-const NEVER: u32 = u32::MAX;
+use self::backlog::BacklogArgs;
+use self::end::{DeleteArgs, KickArgs};
+use self::list::{ListArgs, ShowArgs};
+use crate::failure::Outcome;
 
 /// What to do with sessions.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SessionsCommand {
     /// Show sessions in the order of their client ids
+    #[command(
+        visible_alias = "ls",
+        after_help = "\
+Examples:
+  holdfast sessions list
+  holdfast sessions list --prefix factory-1/ --disconnected --lag
+  holdfast sessions list --lag-min 10000 --all      # who is far behind
+  holdfast sessions list --all --json | jq -r '.sessions[].client_id'"
+    )]
     List(ListArgs),
-}
+    /// Show one session with its subscriptions and what it has not read
+    #[command(
+        visible_alias = "get",
+        after_help = "\
+Examples:
+  holdfast sessions show sensor-17
+  holdfast sessions show sensor-17 --json | jq .lag.oldest_age_s"
+    )]
+    Show(ShowArgs),
+    /// Close the connection of a client; its session stays
+    #[command(after_help = "\
+Examples:
+  holdfast sessions kick sensor-17
 
-/// Which ones.
-#[derive(Debug, Args)]
-pub(crate) struct ListArgs {
-    #[command(flatten)]
-    steering: SteeringArgs,
-    /// At most as many
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    limit: usize,
-    /// Only client ids that begin so
-    #[arg(long, value_name = "TEXT", default_value = "")]
-    prefix: String,
-    /// For scripts
-    #[arg(long)]
-    json: bool,
-}
+The client is told so (0x98, administrative action) and may connect again.")]
+    Kick(KickArgs),
+    /// End a session: its subscriptions and what waits for it are gone
+    #[command(
+        visible_alias = "rm",
+        after_help = "\
+Examples:
+  holdfast sessions delete sensor-17
+  holdfast sessions delete sensor-17 --yes          # in scripts"
+    )]
+    Delete(DeleteArgs),
+    /// Show messages that a session has not acknowledged, and leave them where they are
+    #[command(after_help = "\
+Examples:
+  holdfast sessions backlog sensor-17
+  holdfast sessions backlog sensor-17 --limit 5 --json | jq -r '.messages[].payload'
 
-/// One session as scripts see it; fields are added, none is changed.
-#[derive(Debug, Serialize)]
-struct SessionLine {
-    namespace: u32,
-    client_id: String,
-    /// Gateway of the connected client.
-    owner: Option<String>,
-    /// Seconds that it outlives its connection; absent: for ever.
-    expiry_s: Option<u32>,
-    subscriptions: usize,
-    /// Messages that were removed before they were read.
-    lost: u64,
-}
-
-impl SessionLine {
-    fn of(change: SessionChange) -> SessionLine {
-        let client = change.client.unwrap_or_default();
-        let row: SessionRow = change.row.unwrap_or_default();
-        let expiry = row.expiry_interval_s;
-        SessionLine {
-            namespace: client.namespace,
-            client_id: client.client_id,
-            owner: row.owner.map(|owner| owner.name),
-            expiry_s: (expiry != NEVER).then_some(expiry),
-            subscriptions: row.subscriptions.len(),
-            lost: row.lost,
-        }
-    }
-
-    fn row(&self) -> Vec<String> {
-        vec![
-            self.client_id.clone(),
-            self.owner.clone().unwrap_or_else(|| "-".to_owned()),
-            self.expiry_s.map_or_else(|| "never".to_owned(), |s| format!("{s} s")),
-            self.subscriptions.to_string(),
-            self.lost.to_string(),
-        ]
-    }
+Needs the role admin: it shows what clients have written.")]
+    Backlog(BacklogArgs),
 }
 
 /// Does it.
-pub(crate) async fn run(command: SessionsCommand) -> Result<(), SteeringError> {
-    let SessionsCommand::List(args) = command;
-    let mut steering = Steering::find(&args.steering)?;
-    let (mut lines, mut after, mut more) = (Vec::new(), None::<ClientKey>, true);
-    while more && lines.len() < args.limit {
-        let left = u32::try_from(args.limit - lines.len()).unwrap_or(PAGE).min(PAGE);
-        let request = ListSessionsRequest {
-            after: after.take(),
-            client_id_prefix: args.prefix.clone(),
-            limit: left,
-        };
-        let page = steering.list_sessions(&request).await?;
-        after = page.sessions.last().and_then(|last| last.client.clone());
-        more = page.more && after.is_some();
-        lines.extend(page.sessions.into_iter().map(SessionLine::of));
+pub(crate) async fn run(command: SessionsCommand) -> Outcome {
+    match command {
+        SessionsCommand::List(args) => list::list(&args).await,
+        SessionsCommand::Show(args) => list::show(&args).await,
+        SessionsCommand::Kick(args) => end::kick(&args).await,
+        SessionsCommand::Delete(args) => end::delete(&args).await,
+        SessionsCommand::Backlog(args) => backlog::run(&args).await,
     }
-    if args.json {
-        console::json(&lines);
-        return Ok(());
-    }
-    let titles = ["client", "owner", "expiry", "subscriptions", "lost"];
-    let mut rows = vec![titles.map(str::to_owned).to_vec()];
-    rows.extend(lines.iter().map(SessionLine::row));
-    console::line(console::table(&rows));
-    if more {
-        console::line("there are more: --limit or --prefix");
-    }
-    Ok(())
 }

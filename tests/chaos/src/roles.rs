@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use holdfast_e2e::cluster::http_get;
 use holdfast_proto::meta::meta_client::MetaClient;
-use holdfast_proto::meta::steering_client::SteeringClient;
-use holdfast_proto::meta::{DescribeClusterRequest, DescribeStorageRequest, Topology};
+use holdfast_proto::meta::{DescribeClusterRequest, Topology};
 use holdfast_proto::storage::DescribeRequest;
 use holdfast_proto::storage::storage_client::StorageClient;
 use tokio::time::{sleep, timeout};
@@ -136,24 +135,23 @@ async fn describe(metas: &[Member]) -> Option<Topology> {
     None
 }
 
-/// The elected one answers what only it may.
 async fn elected(metas: &[Member]) -> Option<String> {
-    for meta in metas {
-        let Ok(mut client) = SteeringClient::connect(format!("http://{}", meta.grpc)).await else {
-            continue;
-        };
-        if client.describe_storage(DescribeStorageRequest::default()).await.is_ok() {
-            return Some(meta.name.clone());
-        }
-    }
-    None
+    name_with_metric(metas.iter().map(|meta| (meta, &meta.http)), "holdfast_meta_elected 1").await
 }
 
 async fn etcd_leader(etcds: &[Member]) -> Option<String> {
-    for etcd in etcds {
-        let metrics = http_get(&etcd.grpc, "/metrics").await;
-        if metrics.lines().any(|line| line == "etcd_server_is_leader 1") {
-            return Some(etcd.name.clone());
+    name_with_metric(etcds.iter().map(|etcd| (etcd, &etcd.grpc)), "etcd_server_is_leader 1").await
+}
+
+/// The first process that exports this line.
+async fn name_with_metric(
+    members: impl Iterator<Item = (&Member, &String)>,
+    wanted: &str,
+) -> Option<String> {
+    for (member, address) in members {
+        let metrics = http_get(address, "/metrics").await;
+        if metrics.lines().any(|line| line == wanted) {
+            return Some(member.name.clone());
         }
     }
     None

@@ -66,7 +66,7 @@ async fn storage_grows_and_shrinks_under_load() {
     let load = Load::start(&cluster.mqtt_all(), LoadPlan::default()).await;
     load.await_more(PROGRESS).await;
     show("three", &cluster.await_sites("whole", is_whole).await);
-    let error = cluster.try_holdfast(&["storage", "drain", "storage-1"]).await.unwrap_err();
+    let error = cluster.try_holdfast(&["sites", "drain", "storage-1"]).await.unwrap_err();
     println!("refused: {}", error.trim());
     let error = cluster.scale(Some(2), None).await.unwrap_err();
     assert!(error.contains("--storage"), "{error}");
@@ -79,13 +79,13 @@ async fn storage_grows_and_shrinks_under_load() {
     println!("3 -> 4: longest pause of a publisher {:?}", load.ledger.longest_pause());
 
     load.ledger.restart_clock();
-    cluster.try_holdfast(&["storage", "drain", "storage-2", "--no-wait"]).await.unwrap();
+    cluster.try_holdfast(&["sites", "drain", "storage-2", "--no-wait"]).await.unwrap();
     let error = cluster.scale(Some(3), None).await.unwrap_err();
     assert!(error.contains("drained"), "{error}");
     let elected = cluster.await_elected(None).await;
     cluster.kill(&elected).await;
     cluster.start_again(&elected);
-    let told = cluster.try_holdfast(&["storage", "drain", "storage-2"]).await.unwrap();
+    let told = cluster.try_holdfast(&["sites", "drain", "storage-2"]).await.unwrap();
     assert!(told.contains("may be stopped"), "{told}");
     let sites = cluster.sites().await;
     show("drained", &sites);
@@ -164,7 +164,7 @@ async fn a_start_with_other_numbers_keeps_everything() {
     }
     cluster.down().await;
     cluster.up_as(shape(2)).await;
-    cluster.try_holdfast(&["storage", "drain", "storage-1"]).await.unwrap();
+    cluster.try_holdfast(&["sites", "drain", "storage-1"]).await.unwrap();
     cluster.down().await;
     cluster.up_as(shape(1)).await;
     assert_eq!(cluster.names("storage"), ["storage-2"]);

@@ -55,10 +55,11 @@ pub(crate) async fn list(cluster: &Cluster, prefix: &str, limit: usize) -> io::R
     command.args(["sessions", "list", "--json", "--prefix", prefix]);
     command.arg("--limit").arg(limit.to_string()).arg("--data").arg(cluster.data());
     let told = tokio::task::spawn_blocking(move || command.output()).await??;
-    let lines: Vec<Value> = serde_json::from_slice(&told.stdout).map_err(|_| {
+    let listing: Option<Value> = serde_json::from_slice(&told.stdout).ok();
+    let sessions = listing.as_ref().and_then(|listing| listing["sessions"].as_array());
+    sessions.map(|sessions| sessions.len() as u64).ok_or_else(|| {
         io::Error::other(format!("no listing: {}", String::from_utf8_lossy(&told.stderr)))
-    })?;
-    Ok(lines.len() as u64)
+    })
 }
 
 /// etcd counts all and sends one.

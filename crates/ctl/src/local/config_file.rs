@@ -119,6 +119,11 @@ fn meta_fields(plan: &Plan, member: &Member, dir: &DataDir) -> Fields<'static> {
     let mut fields = own_fields(member);
     fields.push(("replication_factor", plan.replication_factor().to_string()));
     fields.push(("data_dir", data_dir(member, dir)));
+    if let Some(admin) = &member.admin {
+        fields.push(("admin.listen", quoted(admin)));
+        fields.push(("admin.advertise", quoted(admin)));
+        fields.push(("admin.password_file", quoted(&dir.admin_password().to_string_lossy())));
+    }
     let etcd = plan.of_role(Role::Etcd);
     if !etcd.is_empty() {
         let endpoints = etcd.iter().map(|etcd| quoted(&http(&etcd.grpc)));
@@ -220,6 +225,8 @@ mod tests {
     fn each_role_gets_its_fields_and_the_users() {
         let texts = texts(Wish::default(), &["gateway.name=x", "storage-2.zone=b"]);
         assert!(texts[0].1.contains("replication_factor = 3") && texts[0].1.contains("data_dir"));
+        assert!(texts[0].1.contains("admin.listen = \"127.0.0.1:"), "{}", texts[0].1);
+        assert!(texts[0].1.contains("/admin-password\""), "{}", texts[0].1);
         assert!(texts[1].1.contains("meta = [\"127.0.0.1:") && texts[1].1.contains("data_dir"));
         assert!(!texts[1].1.contains("zone") && texts[2].1.contains("zone = \"b\""));
         assert!(texts[4].1.contains("mqtt_listen") && !texts[4].1.contains("data_dir"));

@@ -3,6 +3,7 @@
 //! ```text
 //! ports.json          what runs and on which ports (plan.rs)
 //! supervisor.pid      locked by the running `holdfast up`, with its pid
+//! admin-password      of user admin of the admin API, made by the first meta-service
 //! sites.json          the storage nodes' sites as of the last look (sites.rs)
 //! scale.json          what `holdfast scale` asks the supervisor for, and the answer (scale.rs)
 //! scale.answer.json
@@ -24,7 +25,7 @@ const LOG_BYTES_MAX: u64 = 16 << 20;
 const PORTS_FILE: &str = "ports.json";
 
 /// Where the cluster keeps its data.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct DataArgs {
     /// Folder with data, configs, logs and ports of the cluster
     #[arg(long, value_name = "DIR", default_value = ".holdfast")]
@@ -72,6 +73,11 @@ impl DataDir {
     /// What the storage nodes' sites were as of the last look.
     pub(crate) fn sites(&self) -> PathBuf {
         self.root.join("sites.json")
+    }
+
+    /// The password of user admin.
+    pub(crate) fn admin_password(&self) -> PathBuf {
+        self.root.join("admin-password")
     }
 
     /// What the supervisor is asked for.
@@ -144,7 +150,8 @@ impl DataDir {
             remove(&self.root.join(folder))?;
             fs::create_dir_all(self.root.join(folder))?;
         }
-        for file in [self.sites(), self.scale_request(), self.scale_answer(), self.ports()] {
+        let others = [self.sites(), self.scale_request(), self.scale_answer(), self.ports()];
+        for file in others.into_iter().chain([self.admin_password()]) {
             match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

@@ -68,6 +68,9 @@ struct ProcessPorts {
     http: u16,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     mqtt: Option<u16>,
+    /// Of the admin API; meta-services only. Absent in folders of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    admin: Option<u16>,
 }
 
 /// One process of the cluster.
@@ -83,6 +86,8 @@ pub(crate) struct Member {
     pub(crate) mqtt: Option<String>,
     /// `host:port` for the other members; etcd only.
     pub(crate) peer: Option<String>,
+    /// `host:port` of the admin API; meta-services only.
+    pub(crate) admin: Option<String>,
     /// Failure domain; storage nodes only.
     pub(crate) zone: Option<String>,
 }
@@ -94,7 +99,7 @@ pub(crate) enum PlanError {
     NotAllowed { option: &'static str, value: u16, allowed: String },
     #[error(
         "--storage: {count} of {names} would have to go, and only {drained} of them drained: \
-         `holdfast storage drain NAME` on the running cluster empties one"
+         `holdfast sites drain NAME` on the running cluster empties one"
     )]
     NotDrained { count: u16, names: String, drained: String },
     #[error("MQTT port {0} is taken by another program: choose others with --mqtt-port")]
@@ -169,6 +174,7 @@ impl Plan {
             // An etcd tells its health where it serves clients.
             http: address(if is_etcd { ports.grpc } else { ports.http }),
             mqtt: ports.mqtt.filter(|_| role == Role::Gateway).map(address),
+            admin: ports.admin.filter(|_| role == Role::Meta).map(address),
             peer: is_etcd.then(|| address(ports.http)),
             zone: zone.filter(|_| role == Role::Storage),
             name,

@@ -88,6 +88,7 @@ mod tests {
             http: nowhere,
             mqtt: None,
             peer: None,
+            admin: None,
             zone: None,
         };
         assert!(matches!(readiness(&member).await, Readiness::Silent(_)));

@@ -6,12 +6,12 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use holdfast_proto::meta::StorageDescription;
+use holdfast_admin_api::{Site, SiteState};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::local::data_dir::DataDir;
-use crate::steering::{site_id, state_name};
+use crate::sites::state_name;
 
 /// State of a site from which nothing is missed.
 const DRAINED: &str = "drained";
@@ -26,7 +26,7 @@ pub(crate) struct Sites(BTreeMap<String, KnownSite>);
 pub(crate) struct KnownSite {
     /// In hexadecimal.
     pub(crate) site_id: String,
-    /// As in `storage list`.
+    /// As in `sites list`.
     pub(crate) state: String,
 }
 
@@ -41,18 +41,15 @@ pub(crate) struct SitesError {
 impl Sites {
     /// As the service describes them. Of several sites with one name, the last that holds something
     /// counts: a node whose disk was wiped has left one behind.
-    pub(crate) fn of(description: &StorageDescription) -> Sites {
+    pub(crate) fn of(told: &[Site]) -> Sites {
         let mut sites = BTreeMap::new();
-        for site in &description.sites {
-            let Some(info) = &site.info else { continue };
-            let known = KnownSite {
-                site_id: site_id(info.site_id),
-                state: state_name(info.state()).into(),
-            };
-            let holds = site.replicas + site.holding > 0 || known.state != DRAINED;
-            let is_lost = known.state == "lost" && sites.contains_key(&info.name);
-            if !is_lost && (holds || !sites.contains_key(&info.name)) {
-                sites.insert(info.name.clone(), known);
+        for site in told {
+            let state = state_name(site.state).to_owned();
+            let known = KnownSite { site_id: site.site_id.clone(), state };
+            let holds = site.replicas + site.holding > 0 || site.state != SiteState::Drained;
+            let is_lost = site.state == SiteState::Lost && sites.contains_key(&site.name);
+            if !is_lost && (holds || !sites.contains_key(&site.name)) {
+                sites.insert(site.name.clone(), known);
             }
         }
         Sites(sites)
@@ -94,28 +91,37 @@ impl Sites {
 
 #[cfg(test)]
 mod tests {
-    use holdfast_proto::meta::{SiteDetail, SiteInfo, SiteState};
+    use holdfast_admin_api::Liveness;
 
     use super::*;
 
-    fn site(name: &str, id: u64, state: SiteState) -> SiteDetail {
-        let info =
-            SiteInfo { site_id: id, name: name.into(), state: state.into(), ..SiteInfo::default() };
-        SiteDetail { info: Some(info), ..SiteDetail::default() }
+    fn site(name: &str, id: &str, state: SiteState) -> Site {
+        Site {
+            site_id: id.to_owned(),
+            name: name.to_owned(),
+            address: String::new(),
+            zone: String::new(),
+            labels: BTreeMap::new(),
+            state,
+            liveness: Liveness::Up,
+            replicas: 0,
+            leading: 0,
+            holding: 0,
+            used_bytes: 0,
+            capacity_bytes: 0,
+            missing_bytes: 0,
+        }
     }
 
     #[test]
     fn a_wiped_nodes_old_site_does_not_speak_for_it_and_the_file_is_read_back() {
-        let sites = Sites::of(&StorageDescription {
-            sites: vec![
-                site("storage-1", 1, SiteState::Lost),
-                site("storage-1", 2, SiteState::Active),
-                site("storage-2", 3, SiteState::Active),
-                site("storage-2", 4, SiteState::Drained),
-                site("storage-3", 5, SiteState::Drained),
-            ],
-            ..StorageDescription::default()
-        });
+        let sites = Sites::of(&[
+            site("storage-1", "1", SiteState::Lost),
+            site("storage-1", "2", SiteState::Active),
+            site("storage-2", "3", SiteState::Active),
+            site("storage-2", "4", SiteState::Drained),
+            site("storage-3", "5", SiteState::Drained),
+        ]);
         assert_eq!(sites.drained(), BTreeSet::from(["storage-3".to_owned()]));
         assert_eq!(sites.get("storage-1").map(|site| site.state.as_str()), Some("active"));
         let folder = tempfile::tempdir().expect("a folder");

@@ -1,19 +1,25 @@
-//! `holdfast status`: which processes run, and whether a durable publish would be acknowledged now.
+//! Which processes of a local cluster run, and whether a durable publish would be acknowledged now.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::time::Duration;
 
 use futures_util::future::join_all;
+use holdfast_admin_api::ClusterStatus;
 use serde::Serialize;
+use tokio::time::timeout;
 
-use crate::console;
+use crate::api::{Api, Request};
+use crate::console::Tone;
 use crate::local::data_dir::DataDir;
-use crate::local::plan::{Member, Plan, PlanError};
+use crate::local::plan::{Member, Plan};
 use crate::local::probe::{self, Readiness};
 use crate::local::process;
 use crate::local::role::Role;
 use crate::local::sites::Sites;
-use crate::steering::Steering;
+use crate::table::{self, Cell, Row};
+
+/// A meta-service that takes longer has other troubles; the processes are shown without it.
+const GLANCE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The status of a cluster. Its JSON form is for scripts: fields are added, none is changed.
 #[derive(Debug, Default, Serialize)]
@@ -22,9 +28,10 @@ pub(crate) struct Status {
     pub(crate) ready: bool,
     /// In the order of a start.
     pub(crate) processes: Vec<ProcessStatus>,
+    /// Ready, and the elected meta-service says that the cluster is healthy.
+    pub(crate) healthy: bool,
     /// As the elected meta-service tells; none if it does not answer.
-    #[serde(skip)]
-    pub(crate) sites: Option<Sites>,
+    pub(crate) cluster: Option<ClusterStatus>,
 }
 
 /// The status of one process.
@@ -40,6 +47,8 @@ pub(crate) struct ProcessStatus {
     mqtt: Option<String>,
     grpc: String,
     metrics: String,
+    /// `host:port` of the admin API of a meta-service.
+    admin: Option<String>,
     data: Option<String>,
     /// Whether a meta-service is the elected one.
     elected: Option<bool>,
@@ -50,26 +59,6 @@ pub(crate) struct ProcessStatus {
     /// Why it is not ready.
     #[serde(skip)]
     pub(crate) reason: Option<String>,
-}
-
-/// Tells the status of the cluster in `data`.
-pub(crate) async fn run(data: &Path, json: bool) -> Result<(), PlanError> {
-    let status = match DataDir::open(data) {
-        None => Status::default(),
-        Some(dir) => match Plan::load(&dir)? {
-            None => Status::default(),
-            Some(plan) => Status::of(&plan, &dir).await,
-        },
-    };
-    if json {
-        console::line(status.json());
-    } else if status.processes.is_empty() {
-        console::line(format!("no cluster in {}", data.display()));
-    } else {
-        console::line(status.table());
-        console::line(if status.ready { "ready" } else { "not ready" });
-    }
-    Ok(())
 }
 
 impl Status {
@@ -84,41 +73,50 @@ impl Status {
             }
         }))
         .await;
-        let well: Vec<Member> = members
+        let answering = members
             .iter()
             .zip(&readiness)
             .filter(|(_, readiness)| !matches!(readiness, Readiness::Silent(_)))
-            .map(|(member, _)| member.clone())
-            .collect();
-        let told = Steering::glance(&well).await;
-        let elected = told.as_ref().map(|(elected, _)| elected.as_str());
-        let sites = told.as_ref().map(|(_, description)| Sites::of(description));
+            .filter_map(|(member, _)| member.admin.as_deref());
+        let cluster = glance(dir, answering.collect()).await;
+        let elected = cluster.as_ref().map(|cluster| cluster.elected.as_str());
+        let sites = cluster.as_ref().map(|cluster| Sites::of(&cluster.sites));
         let with = members.into_iter().zip(readiness);
         let processes: Vec<ProcessStatus> = with
             .map(|(member, readiness)| {
-                let is_elected = elected.map(|elected| elected == member.grpc);
+                let is_elected = elected.map(|elected| elected == member.name);
                 let mut status = ProcessStatus::new(member, &pids, readiness, dir);
                 status.tell(is_elected, sites.as_ref());
                 status
             })
             .collect();
         let ready = is_ready(&processes, plan.replication_factor());
-        Status { ready, processes, sites }
+        let healthy = ready && cluster.as_ref().is_some_and(|cluster| cluster.healthy);
+        Status { ready, processes, healthy, cluster }
+    }
+
+    /// What is known of the sites; none if nobody told.
+    pub(crate) fn sites(&self) -> Option<Sites> {
+        self.cluster.as_ref().map(|cluster| Sites::of(&cluster.sites))
     }
 
     /// For scripts.
-    fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         // Strings, numbers and lists always have a JSON form.
         serde_json::to_string(self).unwrap_or_default()
     }
 
     /// For a human.
     pub(crate) fn table(&self) -> String {
-        let titles = ["process", "pid", "state", "mqtt", "grpc", "metrics", "data"];
-        let mut rows = vec![titles.map(str::to_owned).to_vec()];
-        rows.extend(self.processes.iter().map(ProcessStatus::row));
-        console::table(&rows)
+        table::render(&self.processes)
     }
+}
+
+/// A look at the cluster through the admin API of those meta-services that answer.
+async fn glance(dir: &DataDir, answering: Vec<&str>) -> Option<ClusterStatus> {
+    let urls = answering.into_iter().map(|address| format!("http://{address}")).collect();
+    let api = Api::local(dir, urls)?.with_patience(Duration::ZERO);
+    timeout(GLANCE_TIMEOUT, api.ask(Request::get("/status"))).await.ok()?.ok()
 }
 
 /// Gateways are ready when their shards acknowledge; storage nodes are asked, too, because a
@@ -148,6 +146,7 @@ impl ProcessStatus {
             mqtt: member.mqtt,
             grpc: member.grpc,
             metrics: member.http,
+            admin: member.admin,
             data: data.map(|path| path.to_string_lossy().into_owned()),
             elected: None,
             site: None,
@@ -182,17 +181,23 @@ impl ProcessStatus {
             _ => state.to_owned(),
         }
     }
+}
 
-    fn row(&self) -> Vec<String> {
-        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+impl Row for ProcessStatus {
+    const TITLES: &'static [&'static str] =
+        &["process", ">pid", "state", "mqtt", "grpc", "metrics", "admin", "data"];
+
+    fn cells(&self) -> Vec<Cell> {
+        let tone = if self.ready { Tone::Good } else { Tone::Bad };
         vec![
-            self.name.clone(),
-            or_dash(self.pid.map(|pid| pid.to_string())),
-            self.state(),
-            or_dash(self.mqtt.clone()),
-            self.grpc.clone(),
-            self.metrics.clone(),
-            or_dash(self.data.clone()),
+            self.name.as_str().into(),
+            Cell::or_dash(self.pid),
+            Cell::toned(self.state(), tone),
+            Cell::or_dash(self.mqtt.as_ref()),
+            self.grpc.as_str().into(),
+            self.metrics.as_str().into(),
+            Cell::or_dash(self.admin.as_ref()),
+            Cell::or_dash(self.data.as_ref()),
         ]
     }
 }
@@ -209,6 +214,7 @@ mod tests {
             http: "h".to_owned(),
             mqtt: None,
             peer: None,
+            admin: None,
             zone: None,
         };
         let folder = tempfile::tempdir().expect("a folder");
@@ -235,12 +241,13 @@ mod tests {
     #[test]
     fn the_json_form_is_fixed() {
         let processes = vec![process(Role::Meta, true)];
-        let status = Status { ready: true, processes, sites: None };
+        let status = Status { ready: true, processes, healthy: false, cluster: None };
         let json = serde_json::to_value(&status).expect("serialises");
         let object = json["processes"][0].as_object().expect("an object");
         let mut keys: Vec<&str> = object.keys().map(String::as_str).collect();
         keys.sort_unstable();
         let fixed = [
+            "admin",
             "alive",
             "data",
             "elected",

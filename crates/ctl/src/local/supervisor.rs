@@ -161,6 +161,16 @@ impl Supervisor {
         console::line("ready. Try it:");
         console::line(format!("  mosquitto_sub -p {first} -i emqx_c -c -q 1 -t 't/#' -v"));
         console::line(format!("  mosquitto_pub -p {last} -q 1 -t t/1 -m hello"));
+        console::line(
+            "  holdfast status; holdfast sessions list --lag; holdfast --help".to_owned(),
+        );
+        if let Some(admin) = self.plan.of_role(Role::Meta).into_iter().find_map(|meta| meta.admin) {
+            let password = self.dir.admin_password();
+            console::line(format!(
+                "admin API at http://{admin}/api/v1, user admin, password in {}",
+                password.display()
+            ));
+        }
         console::line(format!("logs in {}, Ctrl-C stops", self.dir.root().join("logs").display()));
     }
 
@@ -201,7 +211,7 @@ impl Supervisor {
                 if let Some(site) = self.sites.get(&watched.member.name) {
                     let site = &site.site_id;
                     console::line(format!(
-                        "nothing is left on it: `holdfast storage forget {site}` removes its site"
+                        "nothing is left on it: `holdfast sites forget {site}` removes its site"
                     ));
                 }
             }
@@ -219,9 +229,9 @@ impl Supervisor {
     async fn look(&mut self) -> Result<Status, SupervisorError> {
         self.revive()?;
         let status = Status::of(&self.plan, &self.dir).await;
-        if let Some(sites) = status.sites.as_ref().filter(|sites| **sites != self.sites) {
+        if let Some(sites) = status.sites().filter(|sites| *sites != self.sites) {
             sites.save(&self.dir)?;
-            self.sites = sites.clone();
+            self.sites = sites;
         }
         for process in &status.processes {
             let Some(watched) = self.watched.iter_mut().find(|w| w.member.name == process.name)

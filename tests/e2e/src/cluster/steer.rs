@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::{Cluster, PATIENCE, POLL_INTERVAL, program};
 
-/// A line of `holdfast storage list --json`.
+/// A site in `holdfast sites list --json`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Site {
     /// In hexadecimal.
@@ -89,8 +89,8 @@ impl Cluster {
     }
 
     async fn listing(&self) -> Listing {
-        let told = self.try_holdfast(&["storage", "list", "--json"]).await;
-        let told = told.unwrap_or_else(|error| panic!("storage list: {error}"));
+        let told = self.try_holdfast(&["sites", "list", "--json"]).await;
+        let told = told.unwrap_or_else(|error| panic!("sites list: {error}"));
         serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"))
     }
 

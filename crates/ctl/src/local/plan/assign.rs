@@ -20,7 +20,7 @@ impl Plan {
         dir.root().hash(&mut seed);
         let mut ports = Ports::new(seed.finish());
         for process in running.iter().filter_map(|name| self.ports.get(name)) {
-            let taken = [Some(process.grpc), Some(process.http), process.mqtt];
+            let taken = [Some(process.grpc), Some(process.http), process.mqtt, process.admin];
             taken.into_iter().flatten().for_each(|port| ports.reserve(port));
         }
         let starting: Vec<(Role, u16)> = self
@@ -38,6 +38,7 @@ impl Plan {
                 open.push(&mut process.http);
             }
             open.extend(process.mqtt.as_mut().filter(|_| pick_mqtt));
+            open.extend(process.admin.as_mut());
         }
         open.retain_mut(|port| **port == 0 || !ports.take(**port));
         for port in open {
@@ -71,7 +72,8 @@ impl Plan {
                 Role::Etcd if process.http != 0 && !ports.take(process.http) => {
                     return Err(PlanError::PeerPortTaken { port: process.http, name });
                 }
-                Role::Etcd | Role::Meta | Role::Storage => {}
+                Role::Meta => process.admin = Some(process.admin.unwrap_or(0)),
+                Role::Etcd | Role::Storage => {}
             }
         }
         Ok(())

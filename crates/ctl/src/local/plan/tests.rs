@@ -74,7 +74,7 @@ fn only_drained_storage_nodes_are_left_away_and_their_numbers_stay_free() {
     let first = lay_out(None, &wish, &dir).expect("laid out");
     let three = Wish { storage: Some(3), ..Wish::default() };
     let error = lay_out(Some(&first), &three, &dir).expect_err("refused");
-    assert!(error.contains("holdfast storage drain"), "{error}");
+    assert!(error.contains("holdfast sites drain"), "{error}");
     let sites = drained(&["storage-2", "storage-9"]);
     let less = Plan::lay_out(Some(&first), &three, &sites, &dir).expect("laid out");
     assert_eq!(names(&less, Role::Storage), ["storage-1", "storage-3", "storage-4"]);
