@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use holdfast_node_kit::config::{
-    Invalid, Validate, check_address, check_addresses, check_name, check_range,
+    Invalid, Validate, check_address, check_addresses, check_name, check_range, check_ranges,
 };
 use holdfast_proto::topic;
 use holdfast_proto::version::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Versions};
@@ -33,14 +33,17 @@ pub(crate) struct Config {
     /// Failure domain, as a data centre's zone; replicas of a shard are spread over zones. Empty: none.
     #[serde(default)]
     pub(crate) zone: String,
-    /// Threads that serve, 0 to 1024; 0: one per core.
+    /// Threads that serve; 0: one per core.
     #[serde(default)]
+    #[schemars(range(min = 0, max = 1024))]
     pub(crate) worker_threads: usize,
-    /// How long a planned stop may take to hand leaderships over, in ms; 0 to 600000.
+    /// How long a planned stop may take to hand leaderships over, in ms.
     #[serde(default = "drain_timeout_ms")]
+    #[schemars(range(min = 0, max = 600_000))]
     pub(crate) drain_timeout_ms: u64,
     /// Newest protocol version that is spoken; holds a new site back while older ones run beside it.
     #[serde(default = "protocol_version_max")]
+    #[schemars(range(min = PROTOCOL_VERSION_MIN, max = PROTOCOL_VERSION))]
     pub(crate) protocol_version_max: u32,
     /// The site log.
     #[serde(default)]
@@ -71,13 +74,17 @@ fn protocol_version_max() -> u32 {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct LogConfig {
-    /// Size of one preallocated segment, in bytes; 1 MiB to 1 GiB.
+    /// Size of one preallocated segment, in bytes.
+    #[schemars(range(min = MIB, max = GIB))]
     pub(crate) segment_bytes: u64,
     /// The log keeps entries that a slow replica lacks up to this size, in bytes; at least eight segments.
+    #[schemars(range(min = 8 * MIB, max = TIB))]
     pub(crate) bytes_max: u64,
     /// Entries kept in memory for replication, in bytes.
+    #[schemars(range(min = 0, max = 64 * GIB))]
     pub(crate) cache_bytes_max: u64,
     /// A sync that takes longer, in ms, makes this site's leaders answer "unavailable".
+    #[schemars(range(min = 100, max = 600_000))]
     pub(crate) stall_ms: u64,
 }
 
@@ -85,27 +92,39 @@ pub(crate) struct LogConfig {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ShardConfig {
-    /// A shard's messages in memory, in bytes, at which its leader cuts a run; 64 KiB to half of
+    /// A shard's messages in memory, in bytes, at which its leader cuts a run; at most half of
     /// `log.bytes_max`.
+    #[schemars(range(min = 64 * KIB, max = GIB))]
     pub(crate) run_bytes_max: usize,
-    /// The same for all shards of the site together, in bytes: the largest is cut.
+    /// Messages of all shards of the site in memory, in bytes, at which the largest is cut.
+    #[schemars(range(min = 64 * KIB, max = TIB))]
     pub(crate) tail_bytes_max: usize,
-    /// Bytes a second at which this site fetches runs that it lacks from others; 64 KiB to 1 TiB.
+    /// Bytes a second at which this site fetches runs that it lacks from others.
+    #[schemars(range(min = 64 * KIB, max = TIB))]
     pub(crate) fetch_bytes_per_s: u64,
     /// Raft entries after which a checkpoint is made even if few bytes came.
+    #[schemars(range(min = 100, max = 100_000_000))]
     pub(crate) checkpoint_entries_max: u64,
     /// Age, in ms, at which a generation is sealed and the next one starts.
+    #[schemars(range(min = 1000, max = YEAR_MS))]
     pub(crate) generation_ms: u64,
     /// Size, in bytes, at which a generation is sealed and the next one starts.
+    #[schemars(range(min = 64 * KIB, max = TIB))]
     pub(crate) generation_bytes_max: u64,
     /// Time after it was sealed, in ms, at which a generation is old, for `retention.mode`.
+    #[schemars(range(min = 0, max = 100 * YEAR_MS))]
     pub(crate) message_retention_ms: u64,
     /// Share of the disk, in percent, above which appends are refused, and the oldest sealed
-    /// generations are dropped, whatever `retention.mode` says; 50 to 99 ...
+    /// generations are dropped, whatever `retention.mode` says, until it is below
+    /// `disk_low_percent`.
+    #[schemars(range(min = 50, max = 99))]
     pub(crate) disk_high_percent: u8,
-    /// ... until it is below this share, in percent, less than `disk_high_percent`; 0: ten below it.
+    /// Share of the disk, in percent, below which `disk_high_percent` has no effect any more; less than that; 0:
+    /// ten below it.
+    #[schemars(range(min = 0, max = 98))]
     pub(crate) disk_low_percent: u8,
     /// Bound of this site's data, in bytes, instead of the disk's size; 0: the disk's size.
+    #[schemars(range(min = 0, max = 1024 * TIB))]
     pub(crate) disk_quota_bytes: u64,
 }
 
@@ -120,22 +139,28 @@ pub(crate) struct RetentionConfig {
     #[serde(rename = "override")]
     pub(crate) overrides: Vec<RetentionOverride>,
     /// A generation that goes unread waits this long, in ms, until what sessions lose by it is counted;
-    /// sessions that are not counted by then are named in the log by their shard; 0 to 3600000 ...
+    /// sessions that are not counted by then are named in the log by their shard.
+    #[schemars(range(min = 0, max = 3_600_000))]
     pub(crate) doomed_patience_ms: u64,
-    /// ... and this long, in ms, while the disk is above its mark; 0 to 3600000.
+    /// As `doomed_patience_ms`, in ms, while the disk is above its mark.
+    #[schemars(range(min = 0, max = 3_600_000))]
     pub(crate) pressed_patience_ms: u64,
     /// Pause, in ms, between two walks over the sessions of a shard, while some hold up what is to be
-    /// removed; 100 to 3600000.
+    /// removed.
+    #[schemars(range(min = 100, max = 3_600_000))]
     pub(crate) walk_interval_ms: u64,
-    /// Sessions that the walk of one shard looks at in a second; 10 to 1000000.
+    /// Sessions that the walk of one shard looks at in a second.
+    #[schemars(range(min = 10, max = 1_000_000))]
     pub(crate) walk_sessions_per_s: u32,
     /// Pause, in ms, between two measurements of how far sessions are behind, for the metrics
     /// `holdfast_storage_shard_unread_messages` and `..._age_seconds`; 100 to 3600000, 0: it is not
     /// measured. One is spread over half of the pause and is no faster than `walk_sessions_per_s`.
     pub(crate) lag_interval_ms: u64,
-    /// Sessions asked about in one call to the leader of another shard; 1 to 10000.
+    /// Sessions asked about in one call to the leader of another shard.
+    #[schemars(range(min = 1, max = COUNT_QUERIES_MAX))]
     pub(crate) count_queries_max: usize,
-    /// Such calls that the walk of one shard has under way; 1 to 64.
+    /// Calls of that kind that the walk of one shard has under way.
+    #[schemars(range(min = 1, max = 64))]
     pub(crate) count_calls_max: usize,
 }
 
@@ -160,6 +185,7 @@ pub(crate) struct RetentionOverride {
     /// As `retention.mode`; that one if absent.
     pub(crate) mode: Option<RetentionMode>,
     /// As `shard.message_retention_ms`, in ms; that one if absent.
+    #[schemars(range(min = 0, max = 100 * YEAR_MS))]
     pub(crate) message_retention_ms: Option<u64>,
 }
 
@@ -167,25 +193,35 @@ pub(crate) struct RetentionOverride {
 #[derive(Debug, Clone, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct RaftConfig {
-    /// Pause between a leader's heartbeats, in ms; 20 to 10000.
+    /// Pause between a leader's heartbeats, in ms.
+    #[schemars(range(min = 20, max = 10_000))]
     pub(crate) heartbeat_ms: u64,
     /// A follower that hears nothing for at least this long, in ms, asks for an election; above
-    /// `lease_ms` ...
+    /// `lease_ms`.
+    #[schemars(range(min = 50, max = 60_000))]
     pub(crate) election_min_ms: u64,
-    /// ... and for at most this long, in ms (drawn at random); above `election_min_ms`.
+    /// A follower that hears nothing for at most this long, in ms, asks for an election: the time is drawn at
+    /// random; above `election_min_ms`.
+    #[schemars(range(min = 50, max = 120_000))]
     pub(crate) election_max_ms: u64,
     /// A leader without a quorum's answer for this long, in ms, answers "unavailable"; at least two
     /// heartbeats.
+    #[schemars(range(min = 40, max = 60_000))]
     pub(crate) lease_ms: u64,
     /// Size of the entries in one AppendEntries, in bytes.
+    #[schemars(range(min = 64 * KIB, max = 32 * MIB))]
     pub(crate) append_bytes_max: usize,
     /// Size of all AppendEntries that this site works on at once, in bytes.
+    #[schemars(range(min = MIB, max = 64 * GIB))]
     pub(crate) admitted_bytes_max: usize,
-    /// Snapshots that this site sends at once; 1 to 1024.
+    /// Snapshots that this site sends at once.
+    #[schemars(range(min = 1, max = 1024))]
     pub(crate) snapshots_max: usize,
     /// Size of one proposed entry, in bytes.
+    #[schemars(range(min = 64 * KIB, max = 32 * MIB))]
     pub(crate) entry_bytes_max: usize,
     /// Size of the requests that may wait for a shard's proposer, in bytes.
+    #[schemars(range(min = MIB, max = 64 * GIB))]
     pub(crate) queue_bytes_max: usize,
 }
 
@@ -194,14 +230,21 @@ pub(crate) struct RaftConfig {
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ServingConfig {
     /// Frames that may wait for one gateway's stream.
+    #[schemars(range(min = 1, max = 65_536))]
     pub(crate) frames_max: usize,
     /// Size of the records of one pushed or read block, in bytes.
+    #[schemars(range(min = 4 * KIB, max = 32 * MIB))]
     pub(crate) block_bytes_max: usize,
     /// Reads that one gateway may have under way.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub(crate) reads_max: usize,
 }
 
-const MIB: u64 = 1024 * 1024;
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const TIB: u64 = 1024 * GIB;
+const YEAR_MS: u64 = 365 * 24 * 3_600_000;
 
 impl Default for LogConfig {
     fn default() -> Self {
@@ -282,13 +325,7 @@ impl Validate for Config {
             check_address("grpc_advertise", address)?;
         }
         check_addresses("meta", &self.meta)?;
-        check_range("worker_threads", self.worker_threads, 0..=1024)?;
-        check_range("drain_timeout_ms", self.drain_timeout_ms, 0..=600_000)?;
-        check_range(
-            "protocol_version_max",
-            self.protocol_version_max,
-            PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION,
-        )?;
+        check_ranges(self)?;
         self.log.validate()?;
         self.shard.validate(&self.log)?;
         self.retention.validate()?;
@@ -310,7 +347,6 @@ impl LogConfig {
     }
 
     fn validate(&self) -> Result<(), Invalid> {
-        check_range("log.segment_bytes", self.segment_bytes, MIB..=1024 * MIB)?;
         require(
             self.bytes_max >= 8 * self.segment_bytes,
             "log.bytes_max",
@@ -323,17 +359,11 @@ impl LogConfig {
 impl ShardConfig {
     fn validate(&self, log: &LogConfig) -> Result<(), Invalid> {
         require(
-            self.run_bytes_max >= 64 * 1024 && self.run_bytes_max as u64 <= log.bytes_max / 2,
+            self.run_bytes_max as u64 <= log.bytes_max / 2,
             "shard.run_bytes_max",
             self.run_bytes_max,
-            "64 KiB to half of log.bytes_max",
+            "at most half of log.bytes_max",
         )?;
-        check_range(
-            "shard.fetch_bytes_per_s",
-            self.fetch_bytes_per_s,
-            64 * 1024..=1024 * 1024 * MIB,
-        )?;
-        check_range("shard.disk_high_percent", self.disk_high_percent, 50..=99)?;
         require(
             self.disk_low_percent < self.disk_high_percent,
             "shard.disk_low_percent",
@@ -375,18 +405,12 @@ impl RetentionConfig {
                 "a topic filter, not a shared one",
             )?;
         }
-        check_range("retention.doomed_patience_ms", self.doomed_patience_ms, 0..=3_600_000)?;
-        check_range("retention.pressed_patience_ms", self.pressed_patience_ms, 0..=3_600_000)?;
-        check_range("retention.walk_interval_ms", self.walk_interval_ms, 100..=3_600_000)?;
-        check_range("retention.walk_sessions_per_s", self.walk_sessions_per_s, 10..=1_000_000)?;
         require(
             self.lag_interval_ms == 0 || (100..=3_600_000).contains(&self.lag_interval_ms),
             "retention.lag_interval_ms",
             self.lag_interval_ms,
             "0 or 100 to 3600000",
-        )?;
-        check_range("retention.count_queries_max", self.count_queries_max, 1..=COUNT_QUERIES_MAX)?;
-        check_range("retention.count_calls_max", self.count_calls_max, 1..=64)
+        )
     }
 }
 
@@ -417,8 +441,6 @@ impl RaftConfig {
     }
 
     fn validate(&self) -> Result<(), Invalid> {
-        check_range("raft.snapshots_max", self.snapshots_max, 1..=1024)?;
-        check_range("raft.heartbeat_ms", self.heartbeat_ms, 20..=10_000)?;
         require(
             self.election_min_ms > self.lease_ms && self.lease_ms >= 2 * self.heartbeat_ms,
             "raft.lease_ms",
