@@ -162,9 +162,9 @@ pub struct Limits {
     pub sites_max: usize,
     /// Gateways that can live at once, 1 to 10,000 (default 1,000).
     pub gateways_max: usize,
-    /// Dead gateways that are remembered, so that shards end their sessions (default 1,000).
+    /// Dead gateways that are remembered, so that shards end their sessions, 0 to 1,000,000 (default 1,000).
     pub dead_gateways_max: usize,
-    /// How long dead gateways are remembered, s (default 86,400).
+    /// How long dead gateways are remembered, s, 1 to 31,536,000 (default 86,400).
     pub dead_gateway_s: u64,
     /// Values of one topic level in the durable filters before it becomes `+`, 1 to 1,000,000 (default 1,000).
     pub filter_values_max: usize,
@@ -379,6 +379,8 @@ impl Validate for Config {
         let limits = &self.limits;
         check_range("limits.sites_max", limits.sites_max, 1..=10_000)?;
         check_range("limits.gateways_max", limits.gateways_max, 1..=10_000)?;
+        check_range("limits.dead_gateways_max", limits.dead_gateways_max, 0..=1_000_000)?;
+        check_range("limits.dead_gateway_s", limits.dead_gateway_s, 1..=31_536_000)?;
         check_range("limits.filter_values_max", limits.filter_values_max, 1..=1_000_000)?;
         check_range("limits.filters_max", limits.filters_max, 1..=1_000_000)?;
         check_range("limits.filter_bytes_max", limits.filter_bytes_max, 1..=32 << 20)?;
