@@ -48,7 +48,8 @@ impl<'a> Pods<'a> {
         let mut documents: Vec<Value> = configs.iter().map(|&config| config.clone()).collect();
         documents.push(pod.manifest());
         self.apply(&pod.name, &documents);
-        let infra = self.podman.run(&["pod", "inspect", &pod.name, "--format", "{{.InfraContainerID}}"]);
+        let infra =
+            self.podman.run(&["pod", "inspect", &pod.name, "--format", "{{.InfraContainerID}}"]);
         let pid = self.podman.run(&["inspect", &infra, "--format", "{{.State.Pid}}"]);
         self.pods.push(pod);
         if pid == "0" {
@@ -93,7 +94,13 @@ impl<'a> Pods<'a> {
         let deadline = Instant::now() + PATIENCE;
         for pod in &self.pods {
             for kind in ["startupProbe", "livenessProbe", "readinessProbe"] {
-                let probe = ["exec", &pod.container(), "/usr/local/bin/holdfast", "probe", &pod.probe(kind)];
+                let probe = [
+                    "exec",
+                    &pod.container(),
+                    "/usr/local/bin/holdfast",
+                    "probe",
+                    &pod.probe(kind),
+                ];
                 loop {
                     let output = self.podman.output(&probe);
                     if output.status.success() {

@@ -52,13 +52,14 @@ fn an_image_is_small_and_starts_its_program_as_nobody() {
     let label = |name: &str| config["Labels"][format!("org.opencontainers.image.{name}")].clone();
     assert_eq!((label("version"), label("revision")), (json!("7.8.9"), json!("abcdef")));
     assert_eq!((label("title"), label("licenses")), (json!("holdfast"), json!("Apache-2.0")));
-    let bytes: u64 = podman.run(&["image", "inspect", IMAGE, "--format", "{{.Size}}"]).parse().unwrap();
+    let bytes: u64 =
+        podman.run(&["image", "inspect", IMAGE, "--format", "{{.Size}}"]).parse().unwrap();
     assert!(bytes < IMAGE_BYTES_MAX, "the image has {bytes} bytes");
 }
 
 fn inspect(podman: &Podman, image: &str) -> Value {
-    let told = podman.run(&["image", "inspect", image, "--format", "{{json .}}"]);
-    serde_json::from_str(&told).unwrap()
+    let images: Vec<Value> = serde_json::from_str(&podman.run(&["image", "inspect", image])).unwrap();
+    images.into_iter().next().unwrap()
 }
 
 #[test]
@@ -67,7 +68,10 @@ fn programs_in_the_image_say_what_they_are_and_refuse_a_wrong_config() {
     podman.build();
     for name in PROGRAMS {
         let path = format!("/usr/local/bin/{name}");
-        assert!(podman.run_entry(&path, &["--version"]).contains(env!("CARGO_PKG_VERSION")), "{name}");
+        assert!(
+            podman.run_entry(&path, &["--version"]).contains(env!("CARGO_PKG_VERSION")),
+            "{name}"
+        );
     }
     for name in ["broker-node", "meta-service", "storage-node"] {
         let path = format!("/usr/local/bin/{name}");

@@ -43,7 +43,8 @@ impl Network {
         let attached = ip(&["netns", "attach", &inside, pid]);
         assert!(attached.status.success(), "{}", said(&attached));
         self.plugged.push(inside.clone());
-        let pair = ["link", "add", &outside, "type", "veth", "peer", "name", "eth0", "netns", &inside];
+        let pair =
+            ["link", "add", &outside, "type", "veth", "peer", "name", "eth0", "netns", &inside];
         self.within(&pair);
         self.within(&["link", "set", &outside, "master", "pods", "up"]);
         let address = format!("{}/24", Network::address(n));

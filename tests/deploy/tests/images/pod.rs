@@ -70,7 +70,7 @@ impl Pod {
     pub(crate) fn manifest(&self) -> Value {
         let mut spec = self.spec().clone();
         spec["restartPolicy"] = json!("Never");
-        for volume in spec["volumes"].as_array_mut().unwrap() {
+        for volume in spec["volumes"].as_array_mut().into_iter().flatten() {
             // podman 4 falls over a secret that does not say it.
             if let Some(secret) = volume["secret"].as_object_mut() {
                 secret.insert("optional".to_owned(), json!(false));
@@ -83,7 +83,8 @@ impl Pod {
                     *word = json!(expand(text(word), &environment));
                 }
             }
-            let pairs = environment.iter().map(|(name, value)| json!({ "name": name, "value": value }));
+            let pairs =
+                environment.iter().map(|(name, value)| json!({ "name": name, "value": value }));
             container["env"] = pairs.collect();
             container["image"] = json!(IMAGE);
             let container = container.as_object_mut().unwrap();
@@ -115,7 +116,7 @@ impl Pod {
 
 /// `$(NAME)` as the kubelet replaces it.
 fn expand(word: &str, environment: &[(String, String)]) -> String {
-    environment.iter().fold(word.to_owned(), |word, (name, value)| {
-        word.replace(&format!("$({name})"), value)
-    })
+    environment
+        .iter()
+        .fold(word.to_owned(), |word, (name, value)| word.replace(&format!("$({name})"), value))
 }
