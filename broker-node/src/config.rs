@@ -4,12 +4,11 @@
 
 mod limits;
 mod mqtt;
-mod ranges;
 
 use std::net::SocketAddr;
 
 use holdfast_node_kit::config::{
-    Invalid, Validate, check_address, check_addresses, check_name, check_range,
+    Invalid, Validate, check_address, check_addresses, check_name, check_range, check_ranges,
 };
 use holdfast_proto::version::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, Versions};
 use schemars::JsonSchema;
@@ -96,7 +95,7 @@ impl Validate for Config {
         check_advertised("grpc_advertise", self.grpc_advertise.as_deref(), &self.grpc_listen)?;
         check_advertised("mqtt_advertise", self.mqtt_advertise.as_deref(), &self.mqtt_listen)?;
         check_addresses("meta", &self.meta)?;
-        ranges::check(self)?;
+        check_ranges(self)?;
         let (mqtt, cluster) = (&self.mqtt, &self.cluster);
         check_range("mqtt.drain_spread_ms", mqtt.drain_spread_ms, 0..=mqtt.drain_timeout_ms)?;
         check_range(

@@ -1,3 +1,4 @@
+use schemars::generate::SchemaSettings;
 use serde_json::Value;
 
 use super::*;
@@ -20,7 +21,8 @@ fn refused(more: &str) -> String {
 
 /// Every number of the config with its schema.
 fn numbers() -> Vec<(String, Value)> {
-    let schema = ranges::schema::<Config>();
+    let settings = SchemaSettings::draft2020_12().with(|all| all.inline_subschemas = true);
+    let schema = settings.into_generator().into_root_schema_for::<Config>();
     let mut found = Vec::new();
     let mut open = vec![(String::new(), schema.as_value().clone())];
     while let Some((path, schema)) = open.pop() {
