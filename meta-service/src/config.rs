@@ -29,7 +29,7 @@ pub struct Config {
     pub data_dir: Option<PathBuf>,
     /// host:port for sites and gateways.
     pub grpc_listen: String,
-    /// host:port at which they reach this process (default `grpc_listen`).
+    /// host:port at which sites and gateways reach this process (default `grpc_listen`).
     #[serde(default)]
     pub grpc_advertise: Option<String>,
     /// host:port for `/metrics` and `/health`.
@@ -149,7 +149,7 @@ pub struct EtcdConfig {
     /// This process's certificate, PEM, if etcd asks for one.
     #[serde(default)]
     pub cert_file: Option<PathBuf>,
-    /// Its key, PEM.
+    /// Key of `cert_file`, PEM.
     #[serde(default)]
     pub key_file: Option<PathBuf>,
 }
@@ -170,11 +170,11 @@ pub struct Limits {
     pub filter_values_max: usize,
     /// Durable filters; above it levels of fewer values become `+`; 1 to 1,000,000 (default 20,000).
     pub filters_max: usize,
-    /// Bytes of all durable filters, likewise; 1 to 33,554,432 (default 4 MiB).
+    /// Bytes of all durable filters; above it levels of fewer values become `+`; 1 to 33,554,432 (default 4 MiB).
     pub filter_bytes_max: usize,
     /// Filters of one request to make filters durable, 1 to 1,000,000 (default 10,000).
     pub cover_filters_max: usize,
-    /// Such requests that wait at once, 1 to 1,000,000 (default 10,000).
+    /// Requests to make filters durable that wait at once, 1 to 1,000,000 (default 10,000).
     pub covers_max: usize,
     /// How often unused durable filters are looked for, s, 1 to 86,400 (default 300).
     pub sweep_s: u64,

@@ -59,7 +59,7 @@ fn describe_store() {
     describe_gauge!(
         CERTIFICATE_EXPIRY,
         Unit::Seconds,
-        "When the first certificate of a PEM `file` ends, since the Unix epoch"
+        "When the first certificate of a PEM file ends, since the Unix epoch, by `file`"
     );
 }
 
@@ -132,7 +132,11 @@ fn describe_requests() {
         Unit::Count,
         "gRPC requests that were refused, by `reason`"
     );
-    describe_counter!(ADMIN_REQUESTS, Unit::Count, "Requests of the admin API by status `code`");
+    describe_counter!(
+        ADMIN_REQUESTS,
+        Unit::Count,
+        "Requests of the admin API, by `code` of the status"
+    );
     describe_histogram!(ADMIN_REQUEST, Unit::Seconds, "Time of one request of the admin API");
 }
 

@@ -159,7 +159,7 @@ pub(crate) struct RetentionConfig {
     /// Sessions asked about in one call to the leader of another shard.
     #[schemars(range(min = 1, max = COUNT_QUERIES_MAX))]
     pub(crate) count_queries_max: usize,
-    /// Calls of that kind that the walk of one shard has under way.
+    /// Calls to leaders of other shards that the walk of one shard has under way.
     #[schemars(range(min = 1, max = 64))]
     pub(crate) count_calls_max: usize,
 }

@@ -27,7 +27,7 @@ pub struct Described {
 impl Described {
     /// Whether it has labels: they are named in the help, as in "by `reason`".
     pub fn has_labels(&self) -> bool {
-        self.help.contains("by `")
+        self.help.contains("by `") || self.help.contains("by the `")
     }
 }
 

@@ -84,7 +84,11 @@ fn table(section: &Section) -> String {
 fn meaning(field: &Field) -> String {
     let mut text = field.help.clone();
     if let Some((low, high)) = field.bounds {
-        let _ = write!(text, " From {low} to {high}.");
+        let bound = |number: u64| match unit(&field.name).and_then(|unit| in_words(number, unit)) {
+            Some(words) => format!("{number} ({words})"),
+            None => number.to_string(),
+        };
+        let _ = write!(text, " From {} to {}.", bound(low), bound(high));
     }
     let choices = field.choices.iter().map(|(value, help)| {
         let help = help.trim_end_matches('.');
@@ -125,7 +129,9 @@ fn shown(value: &Value, unit: Option<&str>) -> String {
 
 fn in_words(number: u64, unit: &str) -> Option<String> {
     let steps: &[(u64, &str)] = match unit {
-        "bytes" | "bytes/s" => &[(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")],
+        "bytes" | "bytes/s" => {
+            &[(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
+        }
         "ms" => &[(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1_000, "s")],
         "s" => &[(86_400, "d"), (3_600, "h"), (60, "min")],
         _ => &[],

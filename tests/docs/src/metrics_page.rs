@@ -53,14 +53,15 @@ fn table<'a>(metrics: impl Iterator<Item = &'a Metric>) -> String {
 
 /// The labels that a help text names: `by` and then words in backticks.
 pub fn labels(help: &str) -> Vec<&str> {
-    let Some((_, rest)) = help.split_once("by `") else { return Vec::new() };
     let mut found = Vec::new();
-    let mut rest = Some(rest);
-    while let Some((label, after)) = rest.and_then(|rest| rest.split_once('`')) {
-        found.push(label);
-        rest = [", `", " and `", ", by `", " and by `"]
-            .iter()
-            .find_map(|glue| after.strip_prefix(glue));
+    let mut parts = help.split('`');
+    let mut before = parts.next().unwrap_or_default();
+    while let (Some(label), Some(after)) = (parts.next(), parts.next()) {
+        let first = before.ends_with("by ") || before.ends_with("by the ");
+        if first || (!found.is_empty() && matches!(before, ", " | " and ")) {
+            found.push(label);
+        }
+        before = after;
     }
     found
 }
@@ -73,6 +74,7 @@ mod tests {
     fn labels_are_named_in_the_help() {
         assert_eq!(labels("Requests, by `reason`"), ["reason"]);
         assert_eq!(labels("Bytes by `kind` and `state`: a, b"), ["kind", "state"]);
+        assert_eq!(labels("Ends, by `reason` and by the `code` of it"), ["reason", "code"]);
         assert!(labels("While `x` is held back by nothing").is_empty());
     }
 }

@@ -28,7 +28,7 @@ pub struct Field {
     pub default: Option<Value>,
     /// The file is refused without it.
     pub required: bool,
-    /// Bounds that the schema states beyond those of the number's type.
+    /// Bounds that the schema states; none if they are those of the number's type and the meaning has its own.
     pub bounds: Option<(u64, u64)>,
     /// Meaning.
     pub help: String,
@@ -101,7 +101,7 @@ fn collect(
                 kind: kind(node, list),
                 default: default.filter(|value| !value.is_null()),
                 required: required(name),
-                bounds: bounds(node),
+                bounds: bounds(node, &about),
                 help: about,
                 choices: choices(node),
             });
@@ -155,14 +155,14 @@ fn kind(node: &Value, list: bool) -> String {
     if list { format!("list of {name}s") } else { name.to_owned() }
 }
 
-fn bounds(node: &Value) -> Option<(u64, u64)> {
+fn bounds(node: &Value, help: &str) -> Option<(u64, u64)> {
     let (low, high) = (node["minimum"].as_u64()?, node["maximum"].as_u64()?);
     let of_type = match node["format"].as_str() {
-        Some("uint8") => u64::from(u8::MAX),
-        Some("uint16") => u64::from(u16::MAX),
-        _ => u64::MAX,
+        Some("uint8") => (0, u64::from(u8::MAX)),
+        Some("uint16") => (0, u64::from(u16::MAX)),
+        _ => (0, u64::MAX),
     };
-    (low > 0 || high < of_type).then_some((low, high))
+    ((low, high) != of_type || bounds_in(help).is_none()).then_some((low, high))
 }
 
 /// The first `number to number` of a text.

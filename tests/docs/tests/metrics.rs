@@ -1,5 +1,6 @@
 //! Every metric is described, and named as Prometheus has it.
 
+use holdfast_docs::metrics_page::labels;
 use holdfast_docs::program::Program;
 
 #[test]
@@ -21,6 +22,21 @@ fn names_units_and_types_agree() {
             for suffix in ["_count", "_sum", "_bucket", "_ms", "_info"] {
                 let known = suffix == "_info" && kind == "gauge";
                 assert!(!name.ends_with(suffix) || known, "{name} is a {kind}");
+            }
+        }
+    }
+}
+
+/// The programs tell labels by these words, too: what has none begins at 0.
+#[test]
+fn labels_are_named_as_such() {
+    for program in Program::all().expect("built") {
+        for metric in program.metrics().expect("metrics") {
+            let labels = labels(&metric.help);
+            let quoted = metric.help.split('`').skip(1).step_by(2);
+            let name = |word: &&str| word.bytes().all(|c| c.is_ascii_lowercase());
+            for word in quoted.filter(name) {
+                assert!(labels.contains(&word), "{}: \"by `{word}`\" is expected", metric.name);
             }
         }
     }
