@@ -71,8 +71,10 @@ impl Rendering {
         let mut files = Vec::new();
         for (place, of_values) in [("", "values-"), ("examples", ""), ("ci", "")] {
             let names = fs::read_dir(folder().join(place)).unwrap();
-            let names = names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
-            let wanted = names.filter(|name| name.starts_with(of_values) && name.ends_with(".yaml"));
+            let names =
+                names.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+            let wanted =
+                names.filter(|name| name.starts_with(of_values) && name.ends_with(".yaml"));
             files.extend(wanted.map(|name| Path::new(place).join(name)));
         }
         files.sort();
@@ -123,7 +125,9 @@ impl Rendering {
         }
         let text = String::from_utf8(output.stdout).unwrap();
         let drawn = |line: &str| line.starts_with("  \"password\": \"") && line.len() > 50;
-        let lines = text.lines().map(|line| if drawn(line) { "  \"password\": \"ZHJhd24=\"" } else { line });
+        let lines = text
+            .lines()
+            .map(|line| if drawn(line) { "  \"password\": \"ZHJhd24=\"" } else { line });
         Ok(lines.flat_map(|line| [line, "\n"]).collect())
     }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "only tests use this crate, and they say it by panicking")]
 
 pub mod chart;
+pub mod kubelet;
 pub mod manifests;
 pub mod readme;
 pub mod schema;

@@ -41,7 +41,9 @@ impl Manifests {
     /// Objects that hold a pod template, or are a pod, and that as an object with `metadata` and `spec`.
     pub fn pod_templates(&self) -> impl Iterator<Item = (&Value, &Value)> {
         self.0.iter().filter_map(|object| match object["kind"].as_str() {
-            Some("Deployment" | "StatefulSet" | "Job") => Some((object, &object["spec"]["template"])),
+            Some("Deployment" | "StatefulSet" | "Job") => {
+                Some((object, &object["spec"]["template"]))
+            }
             Some("Pod") => Some((object, object)),
             _ => None,
         })

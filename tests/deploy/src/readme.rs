@@ -49,7 +49,8 @@ pub fn rows(values: &str) -> Vec<Row> {
 }
 
 fn is_key(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-/.".contains(c))
+    !text.is_empty()
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "_-/.".contains(c))
         && !text.starts_with('-')
 }
 
@@ -93,7 +94,8 @@ fn table(values: &str) -> String {
             let title = if top.is_empty() { "All" } else { top };
             let _ = write!(text, "\n### {title}\n\n| Value | Default | Meaning |\n|---|---|---|\n");
         }
-        let (default, description) = (row.default.replace('|', "\\|"), row.description.replace('|', "\\|"));
+        let (default, description) =
+            (row.default.replace('|', "\\|"), row.description.replace('|', "\\|"));
         let _ = writeln!(text, "| `{}` | `{default}` | {description} |", row.key);
     }
     text.push('\n');
@@ -104,7 +106,8 @@ fn table(values: &str) -> String {
 mod tests {
     use super::*;
 
-    const VALUES: &str = "# no row\na:\n  # -- Number | of b.\n  b: 3\n  # -- All of c.\n  c:\n    d: [1]\n  e: 1\n";
+    const VALUES: &str =
+        "# no row\na:\n  # -- Number | of b.\n  b: 3\n  # -- All of c.\n  c:\n    d: [1]\n  e: 1\n";
 
     #[test]
     fn a_marked_comment_makes_a_row() {
@@ -119,7 +122,10 @@ mod tests {
     fn the_table_is_put_between_the_marks() {
         let readme = format!("x\n{BEGIN}\nold\n{END}\ny\n");
         let told = with_table(&readme, VALUES);
-        assert!(told.starts_with("x\n") && told.ends_with("\ny\n") && !told.contains("old"), "{told}");
+        assert!(
+            told.starts_with("x\n") && told.ends_with("\ny\n") && !told.contains("old"),
+            "{told}"
+        );
         assert!(told.contains("| `a.b` | `3` | Number \\| of b. |"), "{told}");
     }
 }

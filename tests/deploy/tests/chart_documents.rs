@@ -28,7 +28,8 @@ fn the_readme_has_the_table() {
 #[test]
 fn the_schema_knows_every_value_and_nothing_else() {
     let schema: Value =
-        serde_json::from_str(&fs::read_to_string(folder().join("values.schema.json")).unwrap()).unwrap();
+        serde_json::from_str(&fs::read_to_string(folder().join("values.schema.json")).unwrap())
+            .unwrap();
     let values: Value = serde_yaml_ng::from_str(&values()).unwrap();
     assert_eq!(Schema::new(&schema).differences(&values), Vec::<String>::new());
 }

@@ -8,7 +8,8 @@ use std::path::Path;
 use holdfast_deploy::chart::Rendering;
 
 /// Rules and dashboards are other files of the chart, checked elsewhere, and long.
-const NOT_SHOWN: [&str; 2] = ["metrics.dashboards.enabled=false", "metrics.prometheusRule.enabled=false"];
+const NOT_SHOWN: [&str; 2] =
+    ["metrics.dashboards.enabled=false", "metrics.prometheusRule.enabled=false"];
 
 #[test]
 fn manifests_are_as_they_were() {

@@ -15,7 +15,11 @@ fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (path, target) = (entry.as_ref().unwrap().path(), to.join(entry.unwrap().file_name()));
-        if path.is_dir() { copy(&path, &target) } else { drop(fs::copy(&path, target).unwrap()) }
+        if path.is_dir() {
+            copy(&path, &target);
+        } else {
+            fs::copy(&path, target).unwrap();
+        }
     }
 }
 
@@ -31,7 +35,10 @@ fn notes(file: Option<&str>, sets: &[&str]) -> String {
     );
     fs::write(templates.join("notes.yaml"), shown).unwrap();
     let mut command = Command::new(tool("helm3/helm"));
-    command.args(["template", "rel"]).arg(copied.path()).args(["--show-only", "templates/notes.yaml"]);
+    command
+        .args(["template", "rel"])
+        .arg(copied.path())
+        .args(["--show-only", "templates/notes.yaml"]);
     command.args(file.iter().flat_map(|file| ["--values".into(), folder().join(file)]));
     let output = run(command.args(sets.iter().flat_map(|set| ["--set", set])));
     assert!(output.status.success(), "{}", said(&output));
@@ -66,7 +73,11 @@ fn they_warn_of_what_the_values_mean() {
         (None, &["cluster.replicationFactor=1"], "Every message has one copy"),
         (None, &["gateway.replicas=1"], "There is a single gateway"),
         (None, &["admin.enabled=false"], "The admin API is off"),
-        (None, &["storage.persistence.retentionPolicy.whenScaled=Delete"], "Volumes of storage nodes are deleted"),
+        (
+            None,
+            &["storage.persistence.retentionPolicy.whenScaled=Delete"],
+            "Volumes of storage nodes are deleted",
+        ),
     ];
     let usual = notes(None, &[]);
     for (file, sets, wanted) in cases {

@@ -19,7 +19,9 @@ const CUSTOM: [&str; 4] = ["ServiceMonitor", "PodMonitor", "PrometheusRule", "Ce
 fn helm_finds_nothing_to_complain_of() {
     for rendering in Rendering::all() {
         for helm in Helm::ALL {
-            rendering.lint(helm).unwrap_or_else(|said| panic!("{} {helm:?}: {said}", rendering.name));
+            rendering
+                .lint(helm)
+                .unwrap_or_else(|said| panic!("{} {helm:?}: {said}", rendering.name));
         }
     }
 }
@@ -38,7 +40,8 @@ fn both_helms_render_the_same_and_it_is_valid_in_every_version() {
         assert!(three == four, "{}: helm 3 and 4 differ", rendering.name);
         let path = folder.path().join(format!("{}-{}.yaml", files.len(), rendering.name));
         // Most objects are the same in all of them, and the validator is slow.
-        let new: Vec<&str> = three.split("---\n").filter(|one| seen.insert((*one).to_owned())).collect();
+        let new: Vec<&str> =
+            three.split("---\n").filter(|one| seen.insert((*one).to_owned())).collect();
         fs::write(&path, new.join("---\n")).unwrap();
         files.push(path);
     }
@@ -47,8 +50,9 @@ fn both_helms_render_the_same_and_it_is_valid_in_every_version() {
         let output = run(command.args(["--strict", "--quiet", "-k", version]).args(&files));
         let said = said(&output);
         let custom = |line: &&str| {
-            let known = |kind: &&str| line.contains(&format!("Couldn't find schema for kind {kind} "));
-            !CUSTOM.iter().any(|kind| known(kind))
+            let known =
+                |kind: &&str| line.contains(&format!("Couldn't find schema for kind {kind} "));
+            !CUSTOM.iter().any(known)
         };
         let wrong: Vec<&str> = said.lines().filter(custom).collect();
         assert!(output.status.success() && wrong.is_empty(), "Kubernetes {version}: {wrong:#?}");
@@ -60,7 +64,9 @@ fn the_validator_finds_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("wrong.yaml");
     let right = Rendering::defaults().text();
-    for (what, instead) in [("replicas: 2", "replicass: 2"), ("containerPort: 1883", "containerPort: mqtt")] {
+    for (what, instead) in
+        [("replicas: 2", "replicass: 2"), ("containerPort: 1883", "containerPort: mqtt")]
+    {
         assert!(right.contains(what));
         fs::write(&path, right.replacen(what, instead, 1)).unwrap();
         let mut command = Command::new(tool("kubernetes-validate/bin/kubernetes-validate"));
@@ -80,7 +86,8 @@ fn dashboards_and_alerts_are_those_of_the_files() {
         let name = format!("rel-holdfast-dashboard-{}", stem.to_str().unwrap());
         let object = manifests.get("ConfigMap", &name);
         assert_eq!(text(&object["metadata"]["labels"]["grafana_dashboard"]), "1");
-        let shown: Value = serde_json::from_str(text(&object["data"][file.to_str().unwrap()])).unwrap();
+        let shown: Value =
+            serde_json::from_str(text(&object["data"][file.to_str().unwrap()])).unwrap();
         let written: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         assert_eq!(shown, written, "{name}");
     }
@@ -113,7 +120,15 @@ fn check_custom(kind: &str, object: &Value) {
         "ServiceMonitor" => &["namespaceSelector", "selector", "endpoints"],
         "PodMonitor" => &["namespaceSelector", "selector", "podMetricsEndpoints"],
         "PrometheusRule" => &["groups"],
-        _ => &["secretName", "commonName", "duration", "renewBefore", "privateKey", "usages", "issuerRef"],
+        _ => &[
+            "secretName",
+            "commonName",
+            "duration",
+            "renewBefore",
+            "privateKey",
+            "usages",
+            "issuerRef",
+        ],
     };
     let fields: Vec<&String> = spec.as_object().unwrap().keys().collect();
     assert_eq!(fields.len(), known.len(), "{kind} {}: {fields:?}", name_of(object));

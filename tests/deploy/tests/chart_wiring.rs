@@ -7,13 +7,21 @@ use holdfast_deploy::manifests::{Manifests, list, name_of, selects, text};
 use serde_json::Value;
 
 /// Release names that are no strings in YAML, that are no names in DNS, or that are as long as helm allows.
-const RELEASES: [&str; 6] =
-    ["n", "y", "1e3", "0123", "a.b-holdfast", "a-release-with-a-name-of-fifty-three-characters-in-it"];
+const RELEASES: [&str; 6] = [
+    "n",
+    "y",
+    "1e3",
+    "0123",
+    "a.b-holdfast",
+    "a-release-with-a-name-of-fifty-three-characters-in-it",
+];
 
 fn renderings() -> Vec<(String, Manifests)> {
-    let named = RELEASES.iter().map(|release| Rendering::of("ci/zones-values.yaml").release(release));
+    let named =
+        RELEASES.iter().map(|release| Rendering::of("ci/zones-values.yaml").release(release));
     let all = Rendering::all().into_iter().chain(named);
-    all.map(|rendering| (rendering.name.clone(), Manifests::parse(&rendering.upgrade().text()))).collect()
+    all.map(|rendering| (rendering.name.clone(), Manifests::parse(&rendering.upgrade().text())))
+        .collect()
 }
 
 #[test]
@@ -28,7 +36,9 @@ fn names_are_valid_in_dns_and_labels_are_strings() {
             check_strings(&name, &metadata["labels"], 63);
             check_strings(&name, &object["spec"]["selector"]["matchLabels"], 63);
             if kind != "ConfigMap" {
-                assert!(metadata["namespace"].is_string() || object["metadata"]["labels"].is_null());
+                assert!(
+                    metadata["namespace"].is_string() || object["metadata"]["labels"].is_null()
+                );
             }
         }
         for (_, pod) in manifests.pod_templates() {
@@ -75,15 +85,22 @@ fn selectors_find_pods_and_ports_have_names() {
         let pods: Vec<&Value> = manifests.pod_templates().map(|(_, pod)| pod).collect();
         for (object, pod) in manifests.pod_templates() {
             if let Some(selector) = object["spec"]["selector"].get("matchLabels") {
-                assert!(selects(selector, &pod["metadata"]["labels"]), "{name}: {}", name_of(object));
+                assert!(
+                    selects(selector, &pod["metadata"]["labels"]),
+                    "{name}: {}",
+                    name_of(object)
+                );
             }
         }
         for service in manifests.of("Service") {
-            let chosen = pods.iter().filter(|pod| selects(&service["spec"]["selector"], &pod["metadata"]["labels"]));
+            let chosen = pods
+                .iter()
+                .filter(|pod| selects(&service["spec"]["selector"], &pod["metadata"]["labels"]));
             let chosen: Vec<&&Value> = chosen.collect();
             assert!(!chosen.is_empty(), "{name}: {} has no pods", name_of(service));
             for port in list(&service["spec"]["ports"]) {
-                let has = |pod: &&&Value| ports(pod).any(|(known, _)| known == text(&port["targetPort"]));
+                let has =
+                    |pod: &&&Value| ports(pod).any(|(known, _)| known == text(&port["targetPort"]));
                 assert!(chosen.iter().all(has), "{name}: {} {port}", name_of(service));
             }
         }
@@ -93,10 +110,12 @@ fn selectors_find_pods_and_ports_have_names() {
         }
         for policy in manifests.of("NetworkPolicy") {
             let selector = &policy["spec"]["podSelector"]["matchLabels"];
-            let chosen: Vec<_> = pods.iter().filter(|pod| selects(selector, &pod["metadata"]["labels"])).collect();
+            let chosen: Vec<_> =
+                pods.iter().filter(|pod| selects(selector, &pod["metadata"]["labels"])).collect();
             assert!(!chosen.is_empty(), "{name}: {}", name_of(policy));
             // Every port that a pod has is open to somebody, and no other.
-            let opened = list(&policy["spec"]["ingress"]).iter().flat_map(|rule| list(&rule["ports"]));
+            let opened =
+                list(&policy["spec"]["ingress"]).iter().flat_map(|rule| list(&rule["ports"]));
             let mut opened: Vec<u64> = opened.filter_map(|port| port["port"].as_u64()).collect();
             let mut has: Vec<u64> = ports(chosen[0]).map(|(_, port)| port).collect();
             opened.sort_unstable();
@@ -107,7 +126,8 @@ fn selectors_find_pods_and_ports_have_names() {
 }
 
 fn ports(pod: &Value) -> impl Iterator<Item = (&str, u64)> {
-    let all = list(&pod["spec"]["containers"]).iter().flat_map(|container| list(&container["ports"]));
+    let all =
+        list(&pod["spec"]["containers"]).iter().flat_map(|container| list(&container["ports"]));
     all.map(|port| (text(&port["name"]), port["containerPort"].as_u64().unwrap()))
 }
 
@@ -118,9 +138,14 @@ fn what_pods_mount_is_there() {
             let claims = list(&object["spec"]["volumeClaimTemplates"]).iter().map(name_of);
             let volumes = list(&pod["spec"]["volumes"]).iter().map(|volume| text(&volume["name"]));
             let known: Vec<&str> = claims.chain(volumes).collect();
-            let mounts = list(&pod["spec"]["containers"]).iter().flat_map(|one| list(&one["volumeMounts"]));
+            let mounts =
+                list(&pod["spec"]["containers"]).iter().flat_map(|one| list(&one["volumeMounts"]));
             for mount in mounts {
-                assert!(known.contains(&text(&mount["name"])), "{name}: {}: {mount}", name_of(object));
+                assert!(
+                    known.contains(&text(&mount["name"])),
+                    "{name}: {}: {mount}",
+                    name_of(object)
+                );
             }
             for volume in list(&pod["spec"]["volumes"]) {
                 if let Some(config) = volume["configMap"]["name"].as_str() {
@@ -143,7 +168,10 @@ fn every_container_is_locked_in() {
             assert_eq!(spec["automountServiceAccountToken"], false, "{who}");
             assert_eq!(spec["securityContext"]["runAsNonRoot"], true, "{who}");
             assert_eq!(spec["securityContext"]["runAsUser"], 65532, "{who}");
-            assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{who}");
+            assert_eq!(
+                spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault",
+                "{who}"
+            );
             let context = &spec["containers"][0]["securityContext"];
             assert_eq!(context["readOnlyRootFilesystem"], true, "{who}");
             assert_eq!(context["allowPrivilegeEscalation"], false, "{who}");
@@ -167,7 +195,9 @@ fn pods_have_time_to_stop() {
 fn a_changed_config_starts_pods_anew() {
     let checksum = |sets: &[&str]| {
         let manifests = Manifests::parse(&Rendering::defaults().set(sets).text());
-        let pod = |kind, name| manifests.get(kind, name)["spec"]["template"]["metadata"]["annotations"].clone();
+        let pod = |kind, name| {
+            manifests.get(kind, name)["spec"]["template"]["metadata"]["annotations"].clone()
+        };
         [pod("StatefulSet", "rel-holdfast-storage"), pod("Deployment", "rel-holdfast-gateway")]
     };
     let before = checksum(&[]);
@@ -179,12 +209,17 @@ fn a_changed_config_starts_pods_anew() {
 #[test]
 fn numbers_of_a_config_stay_what_they_were() {
     let sets = ["storage.config.shard.generation_bytes_max=4294967296", "storage.config.name_of=x"];
-    let manifests = Manifests::parse(&Rendering::of("ci/everything-on-values.yaml").set(&sets).text());
-    let file = text(&manifests.get("ConfigMap", "rel-holdfast-storage")["data"]["storage-node.toml"]);
+    let manifests =
+        Manifests::parse(&Rendering::of("ci/everything-on-values.yaml").set(&sets).text());
+    let file =
+        text(&manifests.get("ConfigMap", "rel-holdfast-storage")["data"]["storage-node.toml"]);
     let config: toml::Table = file.parse().unwrap();
     assert_eq!(config["shard"]["generation_bytes_max"].as_integer(), Some(4_294_967_296));
     assert_eq!(config["shard"]["disk_high_percent"].as_integer(), Some(85));
-    assert_eq!(config["retention"]["override"][0]["message_retention_ms"].as_integer(), Some(86_400_000));
+    assert_eq!(
+        config["retention"]["override"][0]["message_retention_ms"].as_integer(),
+        Some(86_400_000)
+    );
     let filter = config["retention"]["override"][1]["filter"].as_str();
     assert_eq!(filter, Some("with \"quotes\" & <brackets>/+"));
 }
@@ -193,15 +228,21 @@ fn numbers_of_a_config_stay_what_they_were() {
 fn a_zone_takes_its_storage_nodes_away_by_itself() {
     let manifests = Manifests::parse(&Rendering::of("examples/three-zones.yaml").upgrade().text());
     let jobs: Vec<&Value> = manifests.of("Job").collect();
-    let sets: Vec<&str> = manifests.of("StatefulSet").map(name_of).filter(|name| name.contains("storage")).collect();
+    let sets: Vec<&str> =
+        manifests.of("StatefulSet").map(name_of).filter(|name| name.contains("storage")).collect();
     assert_eq!((jobs.len(), sets.len()), (6, 3));
     for set in sets {
-        for (hook, suffix, more) in [("pre-upgrade", "", None), ("pre-rollback", "-rollback", Some("--if-reachable"))] {
-            let job = jobs.iter().find(|job| name_of(job) == format!("{set}-drain{suffix}")).unwrap();
+        for (hook, suffix, more) in
+            [("pre-upgrade", "", None), ("pre-rollback", "-rollback", Some("--if-reachable"))]
+        {
+            let job =
+                jobs.iter().find(|job| name_of(job) == format!("{set}-drain{suffix}")).unwrap();
             assert_eq!(text(&job["metadata"]["annotations"]["helm.sh/hook"]), hook);
             let args = list(&job["spec"]["template"]["spec"]["containers"][0]["args"]);
             let prefix = format!("{set}-");
-            let wanted = ["sites", "shrink", "--prefix", &prefix, "--to", "2", "--wait"].into_iter().chain(more);
+            let wanted = ["sites", "shrink", "--prefix", &prefix, "--to", "2", "--wait"]
+                .into_iter()
+                .chain(more);
             assert_eq!(args.iter().map(text).collect::<Vec<_>>(), wanted.collect::<Vec<_>>());
         }
     }
