@@ -1,5 +1,5 @@
 # Thin: each target is a line or two, the work is in the programs that it calls.
-.PHONY: help run build programs test tools protoc etcd bench chaos faults fmt docs deny
+.PHONY: help run build image programs test tools protoc etcd bench chaos faults fmt docs deny
 
 VENV := target/clients/venv
 NODE := target/clients/node
@@ -33,6 +33,7 @@ test: tools ## Check format and lints, run all tests, also on real processes wit
 
 tools: protoc etcd $(VENV)/done $(NODE)/done
 	@.ci/tools/helm && .ci/tools/kubernetes-validate
+	@.ci/tools/promtool && .ci/tools/podman && .ci/tools/compose
 	@command -v mosquitto_sub >/dev/null || { echo "== installing mosquitto-clients (Debian package)"; $(APT) mosquitto-clients >/dev/null; }
 
 # The etcd client is generated from its .proto files when it is built; the other package has those of Google that they import.
@@ -51,6 +52,9 @@ $(VENV)/done:
 $(NODE)/done:
 	@echo "== installing the MQTT.js client (Node) in $(NODE)"
 	@mkdir -p $(NODE) && npm --prefix $(NODE) install --silent --no-fund --no-audit mqtt@5 && touch $@
+
+image: ## Build the container image holdfast:latest, with docker or else podman
+	$$(command -v docker || command -v podman) build -f deploy/Dockerfile -t holdfast:latest --build-arg REVISION=$$(git rev-parse --short HEAD) $(ARGS) .
 
 bench: build ## Measure throughput, latency, CPU and memory of a cluster of its own
 	./target/release/holdfast-load all $(ARGS)
