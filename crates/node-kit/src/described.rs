@@ -33,11 +33,16 @@ impl Described {
 
 /// All that `describe` and the process itself describe, by name.
 pub fn metrics(describe: fn()) -> Vec<Described> {
-    let recorder = Collector::default();
-    with_local_recorder(&recorder, || {
+    collected(|| {
         process::describe();
         describe();
-    });
+    })
+}
+
+/// All that `describe` describes, by name.
+pub(crate) fn collected(describe: impl FnOnce()) -> Vec<Described> {
+    let recorder = Collector::default();
+    with_local_recorder(&recorder, describe);
     let found = recorder.found.into_inner().unwrap_or_else(PoisonError::into_inner);
     found.into_values().collect()
 }

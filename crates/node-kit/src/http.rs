@@ -87,7 +87,9 @@ mod tests {
         let listener = crate::net::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let (health, shutdown) = (Health::new(), Shutdown::new());
-        let metrics = crate::telemetry::init("test", "http", || {});
+        let metrics = crate::telemetry::init("test", "http", || {
+            metrics::describe_counter!("holdfast_tests_total", "Tests");
+        });
         let server = tokio::spawn(serve(listener, metrics, health.clone(), shutdown.clone()));
         let answer = fetch(address, "/health/ready").await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("starting"), "{answer}");
@@ -96,7 +98,9 @@ mod tests {
         assert!(fetch(address, "/health/live").await.starts_with("HTTP/1.1 200"));
         let told = fetch(address, "/metrics").await;
         assert!(told.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{told}");
-        assert!(told.contains("# TYPE process_cpu_seconds_total counter"), "{told}");
+        let cpu = "# TYPE process_cpu_seconds_total counter";
+        assert_eq!(told.matches(cpu).count(), 1, "{told}");
+        assert!(told.contains("\nholdfast_tests_total 0\n"), "{told}");
         assert!(told.contains("# HELP process_resident_memory_bytes "), "{told}");
         assert!(told.contains("\nholdfast_process_clock_seconds "), "{told}");
         assert!(told.contains("\nholdfast_build_info{version=\""), "{told}");

@@ -59,7 +59,7 @@ pub fn init(role: &str, name: &str, describe: fn()) -> PrometheusHandle {
         tracing::warn!("metrics were started before; this handle stays empty");
     }
     describe();
-    begin_at_zero(&described::metrics(describe));
+    begin_at_zero(&described::collected(describe));
     tracing::info!(
         role,
         name,
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn counters_without_labels_are_there_before_their_first_event() {
-        let listed = described::metrics(|| {
+        let listed = described::collected(|| {
             metrics::describe_counter!("holdfast_a_total", "Events");
             metrics::describe_counter!("holdfast_b_total", "Events, by `reason`");
             metrics::describe_histogram!("holdfast_c_seconds", "Time");
