@@ -71,7 +71,7 @@ impl Access {
 
     /// Takes the password of the user `admin` from its file, or makes one if there is neither file nor user.
     pub(crate) async fn prepare(&self) -> Result<(), Refused> {
-        self.prepared.get_or_try_init(|| self.take_file()).await.map(|()| ())
+        self.prepared.get_or_try_init(|| self.take_file()).await.copied()
     }
 
     async fn take_file(&self) -> Result<(), Refused> {

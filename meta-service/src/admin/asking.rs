@@ -28,7 +28,7 @@ use super::{
 pub(crate) const AT_ONCE: usize = 8;
 /// How long one site may take.
 pub(crate) const CALL: Duration = Duration::from_secs(5);
-/// How long a shard's leader is looked for.
+/// How long one request looks for leaders, of all shards.
 pub(crate) const LOOKED_FOR: Duration = Duration::from_secs(10);
 /// Before all replicas are asked again.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -90,9 +90,14 @@ impl Reply for CountMatchesReply {
 pub(crate) struct Asking<'a> {
     pub(crate) view: &'a ClusterView,
     pub(crate) peers: &'a Peers,
+    until: Instant,
 }
 
 impl<'a> Asking<'a> {
+    pub(crate) fn new(view: &'a ClusterView, peers: &'a Peers) -> Asking<'a> {
+        Asking { view, peers, until: Instant::now() + LOOKED_FOR }
+    }
+
     pub(crate) fn cluster_id(&self) -> String {
         self.view.cluster_id.clone()
     }
@@ -111,7 +116,7 @@ impl<'a> Asking<'a> {
         call: impl Fn(StorageClient<Channel>) -> F,
     ) -> Result<R, Refused> {
         let candidates = self.candidates(find_shard(self.view, shard)?);
-        let until = Instant::now() + limit;
+        let until = self.until.min(Instant::now() + limit);
         let mut why = "none of its sites is up".to_owned();
         let mut named = None;
         for turn in 0.. {

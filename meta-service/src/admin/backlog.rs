@@ -68,7 +68,7 @@ pub(super) async fn show(
     let limit = limit(query.limit)?;
     let next = cursor::read::<Next>(query.after.as_deref())?.unwrap_or_default();
     let view = cluster::view(&leading).await?;
-    let asking = Asking { view: &view, peers: &api.peers };
+    let asking = Asking::new(&view, &api.peers);
     let client = client(client_id);
     let row = lag::row(&asking, &client).await?.ok_or_else(|| unknown(&client))?;
     let until = Instant::now() + LOOKED_FOR;

@@ -107,7 +107,7 @@ pub(super) async fn list(
         with_subscriptions: false,
     };
     let view = cluster::view(&leading).await?;
-    let asking = Asking { view: &view, peers: &api.peers };
+    let asking = Asking::new(&view, &api.peers);
     if let Some(name) = &query.gateway {
         check_gateway(&view.gateways, name)?;
     }

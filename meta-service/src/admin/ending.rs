@@ -38,7 +38,7 @@ pub(super) async fn kick(
     Named(client_id): Named<String>,
 ) -> Result<StatusCode, Refused> {
     let view = cluster::view(&leading).await?;
-    let asking = Asking { view: &view, peers: &api.peers };
+    let asking = Asking::new(&view, &api.peers);
     let client = client(client_id);
     let row = lag::row(&asking, &client).await?.ok_or_else(|| unknown(&client))?;
     let not_connected = || {
@@ -87,7 +87,7 @@ pub(super) async fn delete(
 ) -> Result<StatusCode, Refused> {
     let view = cluster::view(&leading).await?;
     let client = client(client_id);
-    let asking = Asking { view: &view, peers: &api.peers };
+    let asking = Asking::new(&view, &api.peers);
     if lag::row(&asking, &client).await?.is_none() {
         return Err(unknown(&client));
     }
@@ -106,7 +106,7 @@ pub(super) async fn delete(
 
 /// Takes the session over as one that keeps nothing, has its owner end the connection, and leaves it.
 async fn end(api: &Api, view: &ClusterView, client: &ClientKey) -> Result<(), Refused> {
-    let asking = Asking { view, peers: &api.peers };
+    let asking = Asking::new(view, &api.peers);
     let shard = lag::home(client, asking.shards());
     let attempt = u64::from_be_bytes(password::random()?).max(1);
     let gateway =
@@ -139,6 +139,8 @@ async fn end(api: &Api, view: &ClusterView, client: &ClientKey) -> Result<(), Re
         discard_will: true,
         ..Disconnect::default()
     };
+    // With a time of its own: the gateway may have taken most of the first one.
+    let asking = Asking::new(view, &api.peers);
     let outcome = asking.propose(shard, command(Asked::Disconnect(disconnect))).await?;
     match outcome.status() {
         // The client is back already, with a new session; or the first try of this was done.

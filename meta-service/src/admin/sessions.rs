@@ -87,7 +87,7 @@ pub(super) async fn list(
         found.iter().map(|(client, row)| session(client, row, shards)).collect();
     if query.lag.unwrap_or(false) || query.lag_min.is_some() {
         let view = cluster::view(&leading).await?;
-        let asking = Asking { view: &view, peers: &api.peers };
+        let asking = Asking::new(&view, &api.peers);
         let clients: Vec<ClientKey> = found.into_iter().map(|(client, _)| client).collect();
         for (session, lag) in sessions.iter_mut().zip(lags(&asking, &clients).await) {
             session.lag = lag;
@@ -125,7 +125,7 @@ pub(super) async fn show(
     Named(client_id): Named<String>,
 ) -> Result<Json<Session>, Refused> {
     let view = cluster::view(&leading).await?;
-    let asking = Asking { view: &view, peers: &api.peers };
+    let asking = Asking::new(&view, &api.peers);
     let client = client(client_id);
     let row = lag::row(&asking, &client).await?.ok_or_else(|| unknown(&client))?;
     let mut session = session(&client, &row, asking.shards());

@@ -40,7 +40,7 @@ pub(super) async fn show(
     extract::Shard(shard): extract::Shard,
 ) -> Result<Json<Shard>, Refused> {
     let view = cluster::view(&leading).await?;
-    let asking = Asking { view: &view, peers: &api.peers };
+    let asking = Asking::new(&view, &api.peers);
     let found = cluster::find_shard(&view, shard)?;
     let generations = storage::generations(&asking, &view, found).await;
     Ok(Json(Shard { generations, ..cluster::shard(&view, found) }))

@@ -49,7 +49,7 @@ pub(super) async fn totals(
     Lead(leading): Lead,
 ) -> Result<Json<StorageTotals>, Refused> {
     let view = cluster::view(&leading).await?;
-    let asking = Asking { view: &view, peers: &api.peers };
+    let asking = Asking::new(&view, &api.peers);
     let up = view.sites.iter().filter(|site| site.info.liveness() == Liveness::Up);
     let asked =
         up.map(|site| async move { (SiteId(site.info.site_id), describe(&asking, site).await) });
@@ -152,7 +152,7 @@ pub(super) async fn roll(
     Shard(shard): Shard,
 ) -> Result<Json<Rolled>, Refused> {
     let view = cluster::view(&leading).await?;
-    let asking = Asking { view: &view, peers: &api.peers };
+    let asking = Asking::new(&view, &api.peers);
     let request = RollShardRequest { cluster_id: asking.cluster_id(), shard };
     let call = |mut peer: StorageClient<_>| {
         let request = request.clone();

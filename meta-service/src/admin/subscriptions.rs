@@ -51,7 +51,7 @@ pub(super) async fn list(
         limit: u32::try_from(wanted.limit).unwrap_or(u32::MAX),
     };
     let view = cluster::view(&leading).await?;
-    let asking = Asking { view: &view, peers: &api.peers };
+    let asking = Asking::new(&view, &api.peers);
     let (page, found) = tokio::join!(
         leading.sessions.list(request),
         connected(&asking, live(&view.gateways), &wanted)

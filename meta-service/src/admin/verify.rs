@@ -38,7 +38,7 @@ pub(super) async fn verify(
     Asked(query): Asked<Verify>,
 ) -> Result<Json<Verified>, Refused> {
     let view = cluster::view(&leading).await?;
-    let asking = Asking { view: &view, peers: &api.peers };
+    let asking = Asking::new(&view, &api.peers);
     let sites = sites(&view, find_shard(&view, shard)?, query.site.as_deref())?;
     let Ok(_permit) = api.verifications.try_acquire() else {
         let most = api.limits.verifications_max;
@@ -132,7 +132,9 @@ fn check(name: &str, answer: &Result<VerifiedReplica, String>) -> SiteCheck {
 
 /// Runs that are not the same file everywhere. Damaged and missing ones are told at their sites.
 fn differences(answers: &[(String, Result<VerifiedReplica, String>)]) -> Vec<String> {
-    let mut by_run: BTreeMap<(u64, u64, u64), Vec<(&str, u64)>> = BTreeMap::new();
+    // Generation, first position and end of a run; sites with the hashes of their files.
+    type Files<'a> = Vec<(&'a str, u64)>;
+    let mut by_run: BTreeMap<(u64, u64, u64), Files<'_>> = BTreeMap::new();
     for (name, answer) in answers {
         let whole = |run: &&VerifiedRun| run.problem.is_empty();
         for run in answer.iter().flat_map(|replica| &replica.runs).filter(whole) {

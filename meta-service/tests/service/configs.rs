@@ -53,3 +53,28 @@ fn half_of_what_belongs_together_is_refused() {
     let plain = "endpoints = [\"http://a:1\"]\nca_file = \"/ca\"";
     refused(plain, "etcd.endpoints", "https://host:port");
 }
+
+#[test]
+fn an_admin_api_needs_a_place_and_a_password_file() {
+    let config = load("data_dir = \"/x\"\n[admin]\nlisten = \"h:1\"").unwrap();
+    assert_eq!(config.admin_advertised(), "h:1");
+    let admin = config.admin.unwrap();
+    let file = admin.password_file(config.data_dir.as_deref());
+    assert_eq!(file, std::path::Path::new("/x/admin-password"));
+    let refused = |text: &str, field: &str, why: &str| {
+        let text = refusal(&format!("data_dir = \"/x\"\n{text}"));
+        assert!(text.contains(&format!("\"{field}\"")) && text.contains(why), "{text}");
+    };
+    refused("[admin]\nlisten = \"h\"", "admin.listen", "host:port");
+    let one = "[admin]\nlisten = \"h:1\"\n";
+    refused(&format!("{one}advertise = \"h\""), "admin.advertise", "host:port");
+    for (limit, allowed) in [("requests_max = 0", "1 to 10000"), ("body_bytes_max = 1", "1024 to")]
+    {
+        let field = format!("admin.limits.{}", limit.split_once(' ').unwrap().0);
+        refused(&format!("{one}[admin.limits]\n{limit}"), &field, allowed);
+    }
+    let etcd = format!("store = \"etcd\"\n[etcd]\nendpoints = [\"http://a:1\"]\n{one}");
+    let text = refusal(&etcd);
+    assert!(text.contains("admin.password_file") && text.contains("a file"), "{text}");
+    load(&format!("{etcd}password_file = \"/p\"")).unwrap();
+}

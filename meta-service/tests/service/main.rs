@@ -5,6 +5,7 @@
 mod admin_access;
 mod admin_forward;
 mod admin_requests;
+mod admin_sessions;
 mod cluster;
 mod configs;
 #[path = "../etcd/mod.rs"]

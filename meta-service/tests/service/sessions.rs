@@ -11,7 +11,7 @@ use tonic::Streaming;
 
 use crate::peers::Service;
 
-const SHARDS: u16 = 8;
+pub(crate) const SHARDS: u16 = 8;
 
 pub(crate) struct Feed {
     pub(crate) messages: mpsc::Sender<SessionFeed>,
