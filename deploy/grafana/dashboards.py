@@ -614,6 +614,11 @@ def storage():
             thresholds=steps((None, GREEN), (0.1, RED)),
         ),
         graph(
+            "Damaged files",
+            "Files of messages that failed their checksum when they were read; each is fetched again. Must be nothing.",
+            [target(f"increase({of('holdfast_storage_damaged_runs_total')}[$__rate_interval])", "{{instance}}")],
+        ),
+        graph(
             "Generations dropped",
             "Oldest parts of shards that were removed, by reason.",
             [target(summed(rate("holdfast_storage_generations_dropped_total"), "reason"), "{{reason}}")],
@@ -630,7 +635,7 @@ def storage():
             "Replicas on each site, and of these those that are damaged.",
             [
                 target(of("holdfast_storage_replicas"), "{{instance}}"),
-                target(of("holdfast_storage_replicas_quarantined") + " > 0", "{{instance}} damaged"),
+                target(of("holdfast_storage_replicas_quarantined"), "{{instance}} damaged"),
             ],
         ),
         graph(

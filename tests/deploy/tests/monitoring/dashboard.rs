@@ -56,7 +56,8 @@ fn filled_in(expression: &str) -> String {
         ("$__rate_interval", "10s"),
         ("$__range", "1m"),
     ];
-    let filled = values.iter().fold(expression.to_owned(), |text, (name, value)| text.replace(name, value));
+    let filled =
+        values.iter().fold(expression.to_owned(), |text, (name, value)| text.replace(name, value));
     assert!(!filled.contains('$'), "unknown variable in {expression}");
     filled
 }
@@ -65,7 +66,9 @@ fn filled_in(expression: &str) -> String {
 pub(crate) fn metrics_in(expression: &str) -> BTreeSet<String> {
     let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     let names = words.filter(|word| {
-        word.starts_with("holdfast_") || word.starts_with("process_") || ["up", "ALERTS"].contains(word)
+        word.starts_with("holdfast_")
+            || word.starts_with("process_")
+            || ["up", "ALERTS"].contains(word)
     });
     names.map(str::to_owned).collect()
 }

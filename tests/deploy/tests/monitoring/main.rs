@@ -36,7 +36,8 @@ fn alert_rules_pass_their_tests() {
 
 #[test]
 fn every_alert_says_what_to_do_and_where_it_is_described() {
-    let (mut names, page) = (BTreeSet::new(), fs::read_to_string(root().join("deploy/OPERATIONS.md")));
+    let (mut names, page) =
+        (BTreeSet::new(), fs::read_to_string(root().join("deploy/OPERATIONS.md")));
     let headings: BTreeSet<String> = page
         .unwrap()
         .lines()
@@ -55,7 +56,9 @@ fn every_alert_says_what_to_do_and_where_it_is_described() {
 #[test]
 fn the_scrape_config_is_right() {
     let folder = tempfile::tempdir().unwrap();
-    for (from, to) in [("deploy/prometheus.yaml", "prometheus.yaml"), (rules::ALERTS, "alerts.yaml")] {
+    for (from, to) in
+        [("deploy/prometheus.yaml", "prometheus.yaml"), (rules::ALERTS, "alerts.yaml")]
+    {
         fs::copy(root().join(from), folder.path().join(to)).unwrap();
     }
     promtool(&["check", "config", folder.path().join("prometheus.yaml").to_str().unwrap()]);
@@ -71,7 +74,8 @@ fn dashboards_are_as_they_are_generated_and_complete() {
         assert!(uids.insert(dashboard["uid"].to_string()), "{name}");
         assert!(dashboard["schemaVersion"].as_u64() >= Some(39), "{name}");
         let variables = dashboard["templating"]["list"].as_array().unwrap();
-        let variables: Vec<&str> = variables.iter().map(|one| one["name"].as_str().unwrap()).collect();
+        let variables: Vec<&str> =
+            variables.iter().map(|one| one["name"].as_str().unwrap()).collect();
         assert_eq!(variables, ["datasource", "namespace", "job", "instance"], "{name}");
         let (mut ids, mut taken) = (BTreeSet::new(), BTreeSet::new());
         for panel in dashboard["panels"].as_array().unwrap() {
