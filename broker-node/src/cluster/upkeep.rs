@@ -115,7 +115,7 @@ pub(crate) async fn send_filters(shared: Arc<Shared>) {
 
 /// Does what is due by time.
 pub(crate) async fn tick(shared: Arc<Shared>) {
-    let mut is_ready = false;
+    let mut told = None;
     let mut reach = Reach::default();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -131,7 +131,7 @@ pub(crate) async fn tick(shared: Arc<Shared>) {
             shared.send_all(&mut out);
         }
         shared.probe_leaders(now_ms);
-        shared.tell_health(now_ms, &mut is_ready);
+        shared.tell_health(now_ms, &mut told);
         let patience = Patience {
             seen_ms: shared.config.cut_after_ms,
             believed_ms: shared.control.lease_ms() * 3 / 2,
@@ -211,20 +211,43 @@ impl Shared {
 
     /// Tells whether a durable publish would be acknowledged now, when that changes: what the process
     /// says of itself meanwhile stands.
-    fn tell_health(&self, now_ms: u64, was_ready: &mut bool) {
+    fn tell_health(&self, now_ms: u64, told: &mut Option<Served>) {
         let stores_everything = self.control.routes.read().stores_everything(now_ms);
         metrics::gauge!(names::STORES_EVERYTHING).set(f64::from(u8::from(stores_everything)));
-        let lacking = self.all_shards().find(|shard| {
-            let leader = self.leaders.lock().get(*shard);
-            !leader.is_some_and(|site| self.links.is_up(site))
-        });
-        if lacking.is_none() == *was_ready || self.shutdown.is_triggered() {
+        let served = self.served();
+        if *told == Some(served) || self.shutdown.is_triggered() {
             return;
         }
-        *was_ready = lacking.is_none();
-        match lacking {
-            None => self.health.set_ready(),
-            Some(shard) => self.health.set_not_ready(format!("no leader of shard {shard}")),
+        *told = Some(served);
+        match served {
+            Served::All => self.health.set_ready(),
+            Served::AllBut(shard) => {
+                self.health.set_degraded(format!("no leader of shard {shard}"))
+            }
+            Served::None => self.health.set_not_ready("no leader of any shard"),
         }
     }
+
+    fn served(&self) -> Served {
+        let is_served = |shard: &ShardId| {
+            let leader = self.leaders.lock().get(*shard);
+            leader.is_some_and(|site| self.links.is_up(site))
+        };
+        match self.all_shards().find(|shard| !is_served(shard)) {
+            None => Served::All,
+            Some(shard) if self.all_shards().any(|shard| is_served(&shard)) => {
+                Served::AllBut(shard)
+            }
+            Some(_) => Served::None,
+        }
+    }
+}
+
+/// Shards whose leaders this gateway reaches.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Served {
+    All,
+    /// This one, and maybe others, are lacking.
+    AllBut(ShardId),
+    None,
 }

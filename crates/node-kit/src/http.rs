@@ -1,4 +1,4 @@
-//! The small HTTP server of every process: `/metrics`, `/health/live`, `/health/ready`.
+//! The small HTTP server of every process: `/metrics`, `/health/live`, `/health/accepting`, `/health/ready`.
 
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Serves until `shutdown`.
 ///
 /// * `/health/live`: 200 while the process runs.
+/// * `/health/accepting`: 200 while it takes work: it has started, is not stopping, and can do at least a
+///   part of its job; else 503 and the reason. For load balancers.
 /// * `/health/ready`: 200 when it can do its job now, else 503 and the reason.
 /// * `/metrics`: Prometheus text.
 pub async fn serve(
@@ -43,6 +45,7 @@ fn router(metrics: PrometheusHandle, health: Health) -> Router {
     Router::new()
         .route("/metrics", get(scrape).with_state(metrics))
         .route("/health/live", get(|| async { "live\n" }))
+        .route("/health/accepting", get(accepting).with_state(health.clone()))
         .route("/health/ready", get(ready).with_state(health))
 }
 
@@ -51,9 +54,17 @@ async fn scrape(State(metrics): State<PrometheusHandle>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text)
 }
 
+async fn accepting(State(health): State<Health>) -> (StatusCode, String) {
+    answer("accepting", health.refusal())
+}
+
 async fn ready(State(health): State<Health>) -> (StatusCode, String) {
-    match health.reason() {
-        None => (StatusCode::OK, "ready\n".to_owned()),
+    answer("ready", health.reason())
+}
+
+fn answer(yes: &str, no: Option<String>) -> (StatusCode, String) {
+    match no {
+        None => (StatusCode::OK, format!("{yes}\n")),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
     }
 }
@@ -93,6 +104,10 @@ mod tests {
         let server = tokio::spawn(serve(listener, metrics, health.clone(), shutdown.clone()));
         let answer = fetch(address, "/health/ready").await;
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("starting"), "{answer}");
+        assert!(fetch(address, "/health/accepting").await.starts_with("HTTP/1.1 503"));
+        health.set_degraded("no leader of shard 3");
+        assert!(fetch(address, "/health/ready").await.starts_with("HTTP/1.1 503"));
+        assert!(fetch(address, "/health/accepting").await.starts_with("HTTP/1.1 200"));
         health.set_ready();
         assert!(fetch(address, "/health/ready").await.starts_with("HTTP/1.1 200"));
         assert!(fetch(address, "/health/live").await.starts_with("HTTP/1.1 200"));
