@@ -159,3 +159,12 @@
 {{- define "holdfast.meta.leastGrace" -}}
 {{- add (int .Values.meta.preStopSeconds) 20 -}}
 {{- end -}}
+
+{{/* A quantity in whole bytes: an API server writes 1024Mi as 1Gi. */}}
+{{- define "holdfast.bytes" -}}
+{{- $text := kindIs "string" . | ternary . (toJson .) -}}
+{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "P" 1000000000000000
+      "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 "Pi" 1125899906842624 -}}
+{{- $unit := regexFind "[A-Za-z]*$" $text -}}
+{{- mulf (trimSuffix $unit $text | float64) (get $units $unit | default 1) | int64 -}}
+{{- end -}}

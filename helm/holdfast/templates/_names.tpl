@@ -56,7 +56,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{/* `key: "value"` lines, each after a line break. */}}
 {{- define "holdfast.stringMap" -}}
 {{- range $key, $value := . }}
-{{ $key }}: {{ $value | toString | quote }}
+{{ $key }}: {{ kindIs "string" $value | ternary $value (toJson $value) | quote }}
 {{- end }}
 {{- end -}}
 
@@ -81,7 +81,7 @@ metadata:
 {{- if .image.digest -}}
 {{- printf "%s@%s" $name .image.digest -}}
 {{- else -}}
-{{- printf "%s:%s" $name (.image.tag | toString | default .tag) -}}
+{{- printf "%s:%s" $name (.image.tag | default .tag) -}}
 {{- end -}}
 {{- end -}}
 

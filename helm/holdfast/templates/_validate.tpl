@@ -163,6 +163,9 @@ etcd.tls.certManager.issuerRef.name: is needed: the issuer that etcd trusts.
 {{- if ne (empty $etcd.tls.certKey) (empty $etcd.tls.keyKey) }}
 etcd.tls: certKey and keyKey go together; both empty means no client certificate.
 {{- end -}}
+{{- if and $.Values.networkPolicy.enabled $.Values.networkPolicy.egress (not $.Values.networkPolicy.extraEgress) }}
+networkPolicy.extraEgress: meta-services could not reach your etcd (etcd.endpoints): let them, or set networkPolicy.egress to false.
+{{- end -}}
 {{- if and $etcd.auth.user (not $etcd.auth.existingSecret) }}
 etcd.auth.existingSecret: is needed for the password of user {{ $etcd.auth.user }}.
 {{- end -}}
@@ -216,6 +219,26 @@ storage.zones: {{ $live.metadata.name }} would be removed with {{ dig "spec" "re
 {{- end -}}
 {{- end -}}
 {{- $etcd := lookup "apps/v1" "StatefulSet" $namespace (printf "%s-etcd" $fullname) | default dict -}}
+{{- $sled := lookup "apps/v1" "StatefulSet" $namespace (printf "%s-meta" $fullname) | default dict -}}
+{{- $metas := lookup "apps/v1" "Deployment" $namespace (printf "%s-meta" $fullname) | default dict -}}
+{{- if and $metas (eq .Values.meta.store "sled") }}
+meta.store: the running release has its metadata in etcd, and it does not move: keep meta.store etcd.
+{{- else if and $sled (eq .Values.meta.store "etcd") }}
+meta.store: the running release has its metadata in sled, and it does not move: keep meta.store sled.
+{{- end -}}
+{{- $claims := dict "etcd" $etcd "meta" $sled -}}
+{{- range $set := $sets -}}
+{{- $_ := set $claims "storage" (lookup "apps/v1" "StatefulSet" $namespace $set.name | default (get $claims "storage")) -}}
+{{- end -}}
+{{- range $component, $set := $claims -}}
+{{- $wanted := get (get $.Values $component) "persistence" -}}
+{{- range $claim := dig "spec" "volumeClaimTemplates" list ($set | default dict) -}}
+{{- $size := dig "spec" "resources" "requests" "storage" "" $claim -}}
+{{- if ne (include "holdfast.bytes" $size) (include "holdfast.bytes" $wanted.size) }}
+{{ $component }}.persistence.size: claims of {{ $set.metadata.name }} were made with {{ $size }}, which a StatefulSet never changes. Make them larger one by one (kubectl edit pvc), then `kubectl -n {{ $namespace }} delete statefulset {{ $set.metadata.name }} --cascade=orphan`, and upgrade: pods go on running.
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- if and $etcd .Values.etcd.enabled (ne (int (dig "spec" "replicas" 0 $etcd)) (int .Values.etcd.replicas)) }}
 etcd.replicas: there are {{ dig "spec" "replicas" 0 $etcd }} members, and etcd's members do not change with a number: keep it.
 {{- end -}}

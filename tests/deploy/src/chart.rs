@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::live::Live;
 use crate::tools::{root, run, said, tool};
 
 /// A major version of helm; users have both.
@@ -37,6 +38,8 @@ pub struct Rendering {
     files: Vec<PathBuf>,
     sets: Vec<String>,
     is_upgrade: bool,
+    live: Option<String>,
+    chart: PathBuf,
 }
 
 /// The folder of the chart.
@@ -54,6 +57,8 @@ impl Rendering {
             files: Vec::new(),
             sets: Vec::new(),
             is_upgrade: false,
+            live: None,
+            chart: folder(),
         }
     }
 
@@ -96,11 +101,25 @@ impl Rendering {
         self
     }
 
+    /// With another chart: a folder, or an archive.
+    #[must_use]
+    pub fn at(mut self, chart: &Path) -> Rendering {
+        chart.clone_into(&mut self.chart);
+        self
+    }
+
     /// As an upgrade of a release, which hooks may belong to.
     #[must_use]
     pub fn upgrade(mut self) -> Rendering {
         self.is_upgrade = true;
         self
+    }
+
+    /// As an upgrade of a release that runs, which templates look up.
+    #[must_use]
+    pub fn over(mut self, live: &Live) -> Rendering {
+        self.live = Some(live.url.clone());
+        self.upgrade()
     }
 
     fn command(&self, helm: Helm, what: &str) -> Command {
@@ -109,8 +128,16 @@ impl Rendering {
         if what == "template" {
             command.arg(&self.release);
             command.args(self.is_upgrade.then_some("--is-upgrade"));
+            if let Some(url) = &self.live {
+                command.args([
+                    "--dry-run=server",
+                    "--disable-openapi-validation",
+                    "--kube-apiserver",
+                    url,
+                ]);
+            }
         }
-        command.arg(folder()).args(["--namespace", &self.namespace]);
+        command.arg(&self.chart).args(["--namespace", &self.namespace]);
         command.args(self.files.iter().flat_map(|file| [Path::new("--values"), file]));
         command.args(self.sets.iter().flat_map(|set| ["--set", set]));
         command
@@ -134,6 +161,14 @@ impl Rendering {
     /// The manifests by helm 3, which must be possible.
     pub fn text(&self) -> String {
         self.template(Helm::Three).unwrap_or_else(|error| panic!("{}: {error}", self.name))
+    }
+
+    /// `helm package`: the archive, in this folder.
+    pub fn package(helm: Helm, to: &Path) -> PathBuf {
+        let output = run(helm.command().arg("package").arg(folder()).arg("--destination").arg(to));
+        assert!(output.status.success(), "{}", said(&output));
+        let mut made = fs::read_dir(to).unwrap().map(|entry| entry.unwrap().path());
+        made.find(|path| path.extension().is_some_and(|name| name == "tgz")).unwrap()
     }
 
     /// `helm lint --strict`: what it says, if it finds anything.

@@ -4,6 +4,7 @@
 
 pub mod chart;
 pub mod kubelet;
+pub mod live;
 pub mod manifests;
 pub mod readme;
 pub mod schema;

@@ -18,6 +18,11 @@ impl Manifests {
         Manifests(objects.filter(|object| !object.is_null()).collect())
     }
 
+    /// Of these objects.
+    pub fn of_objects(objects: impl Iterator<Item = Value>) -> Manifests {
+        Manifests(objects.collect())
+    }
+
     /// All of them.
     pub fn all(&self) -> &[Value] {
         &self.0

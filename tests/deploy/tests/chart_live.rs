@@ -1,0 +1,127 @@
+//! What the chart does about a release that runs.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::fs;
+
+use holdfast_deploy::chart::{Helm, Rendering};
+use holdfast_deploy::live::Live;
+use holdfast_deploy::manifests::{Manifests, text};
+
+fn live(before: &Rendering) -> Live {
+    Live::serve(&Manifests::parse(&before.text()))
+}
+
+fn refused(before: &Rendering, after: Rendering) -> String {
+    let after = after.over(&live(before));
+    let told = Helm::ALL.map(|helm| after.template(helm).expect_err("refused"));
+    assert!(told.iter().all(|told| told.contains("The values do not fit together")), "{told:?}");
+    told[0].clone()
+}
+
+#[test]
+fn storage_is_drained_when_it_gets_less_and_only_then() {
+    let of = |replicas: &str| Rendering::defaults().set(&[&format!("storage.replicas={replicas}")]);
+    let live = live(&of("4"));
+    for (replicas, drains) in [("3", true), ("4", false), ("5", false)] {
+        for helm in Helm::ALL {
+            let text = of(replicas).over(&live).template(helm).unwrap();
+            assert_eq!(text.contains("helm.sh/hook: \"pre-upgrade\""), drains, "{replicas}");
+            assert!(text.contains("helm.sh/hook: \"pre-rollback\""), "{replicas}");
+        }
+    }
+}
+
+#[test]
+fn storage_that_cannot_be_drained_is_not_taken_away() {
+    let without = |replicas: &str| {
+        Rendering::defaults().set(&["admin.enabled=false", &format!("storage.replicas={replicas}")])
+    };
+    let told = refused(&without("4"), Rendering::defaults());
+    assert!(told.contains("storage.replicas: fewer storage nodes need the admin API"), "{told}");
+    let told = refused(&without("4"), without("3"));
+    assert!(told.contains("upgrade to admin.enabled=true alone first"), "{told}");
+    // To switch the API on, and to have more, is no trouble.
+    let grown = Rendering::defaults().set(&["storage.replicas=5"]).over(&live(&without("4")));
+    assert!(!grown.template(Helm::Three).unwrap().contains("pre-upgrade"));
+}
+
+#[test]
+fn a_zone_is_emptied_before_it_goes() {
+    let zones = |names: &[&str]| {
+        let sets =
+            names.iter().enumerate().map(|(index, zone)| format!("storage.zones[{index}].{zone}"));
+        let sets: Vec<String> = sets.collect();
+        Rendering::defaults().set(&sets.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let told = refused(&zones(&["name=a", "name=b", "name=c"]), zones(&["name=a", "name=b"]));
+    assert!(
+        told.contains("rel-holdfast-storage-c would be removed with 3 storage nodes"),
+        "{told}"
+    );
+    assert!(told.contains("first set `replicas: 0` for c"), "{told}");
+    let emptied = Manifests::parse(&zones(&["name=a", "name=b", "name=c"]).text());
+    let emptied: Vec<_> = emptied.all().to_vec();
+    let emptied = Manifests::of_objects(emptied.into_iter().map(|mut object| {
+        if object["metadata"]["name"] == "rel-holdfast-storage-c" {
+            object["spec"]["replicas"] = 0.into();
+        }
+        object
+    }));
+    let after = zones(&["name=a", "name=b"]).over(&Live::serve(&emptied));
+    assert!(after.template(Helm::Three).is_ok());
+}
+
+#[test]
+fn what_never_changes_is_kept() {
+    let defaults = Rendering::defaults();
+    let told = refused(&defaults, Rendering::of("examples/laptop.yaml"));
+    assert!(told.contains("meta.store: the running release has its metadata in etcd"), "{told}");
+    let told = refused(&Rendering::of("examples/laptop.yaml"), defaults.clone());
+    assert!(told.contains("meta.store: the running release has its metadata in sled"), "{told}");
+    let told = refused(&defaults, defaults.clone().set(&["etcd.replicas=5"]));
+    assert!(told.contains("etcd.replicas: there are 3 members"), "{told}");
+    for component in ["storage", "etcd"] {
+        let set = format!("{component}.persistence.size=64Gi");
+        let told = refused(&defaults, defaults.clone().set(&[&set]));
+        assert!(told.contains(&format!("{component}.persistence.size: claims of")), "{told}");
+        assert!(told.contains("--cascade=orphan"), "{told}");
+    }
+    // An API server writes sizes in its own way.
+    let written = live(&defaults.clone().set(&["storage.persistence.size=1.5Gi", "etcd.persistence.size=2048Mi"]));
+    let same = defaults.set(&["storage.persistence.size=1536Mi", "etcd.persistence.size=2Gi"]).over(&written);
+    assert!(same.template(Helm::Three).is_ok());
+}
+
+#[test]
+fn a_password_that_was_drawn_stays() {
+    let before = Rendering::defaults().set(&["admin.password=drawn-long-ago"]);
+    for helm in Helm::ALL {
+        let after =
+            Manifests::parse(&Rendering::defaults().over(&live(&before)).template(helm).unwrap());
+        let kept = after.get("Secret", "rel-holdfast-admin");
+        assert_eq!(text(&kept["data"]["password"]), "ZHJhd24tbG9uZy1hZ28=");
+        assert_eq!(text(&kept["metadata"]["annotations"]["helm.sh/resource-policy"]), "keep");
+    }
+}
+
+#[test]
+fn an_autoscaler_begins_with_the_gateways_that_there_are() {
+    let before = Rendering::defaults().set(&["gateway.replicas=7"]);
+    let scaled = Rendering::defaults().set(&["gateway.autoscaling.enabled=true"]);
+    let after = Manifests::parse(&scaled.clone().over(&live(&before)).text());
+    assert_eq!(after.get("Deployment", "rel-holdfast-gateway")["spec"]["replicas"], 7);
+    let first = Manifests::parse(&scaled.text());
+    assert!(first.get("Deployment", "rel-holdfast-gateway")["spec"]["replicas"].is_null());
+}
+
+#[test]
+fn a_package_holds_all_that_is_rendered() {
+    for helm in Helm::ALL {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = Rendering::package(helm, folder.path());
+        assert!(fs::metadata(&archive).unwrap().len() > 10_000);
+        let rendering = Rendering::of("ci/everything-on-values.yaml").upgrade();
+        assert!(rendering.clone().at(&archive).text() == rendering.text());
+    }
+}
