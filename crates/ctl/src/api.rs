@@ -51,7 +51,7 @@ enum Tried {
     /// With an answer, be it good or bad.
     Answered(Result<Bytes, ApiError>),
     /// Nobody took the request: it may always be sent again.
-    NotTaken { why: String, pause: Duration },
+    NotTaken { why: String, pause: Duration, heard: bool },
     /// Perhaps it was done, perhaps not.
     Unknown { why: String },
 }
@@ -91,17 +91,24 @@ impl Api {
     /// Tries one address after the other until one answers.
     async fn send(&self, request: &Request) -> Result<Bytes, ApiError> {
         let started = Instant::now();
-        let mut told = false;
+        let (mut told, mut heard) = (false, false);
         for at in 0.. {
             let url = &self.found.urls[at % self.found.urls.len()];
             let (why, pause, is_over) = match self.try_at(url, request).await? {
                 Tried::Answered(answer) => return answer,
-                Tried::NotTaken { why, pause } => (why, pause, false),
+                Tried::NotTaken { why, pause, heard: one } => {
+                    heard |= one;
+                    (why, pause, false)
+                }
                 Tried::Unknown { why } => (why, PAUSE, !request.may_repeat),
             };
             let is_round = (at + 1) % self.found.urls.len() == 0;
             if is_over || (is_round && started.elapsed() >= self.patience) {
-                return Err(ApiError::NoAnswer { at: self.found.urls.join(", "), last: why });
+                let (at, last) = (self.found.urls.join(", "), why);
+                return Err(match heard {
+                    true => ApiError::Unavailable { at, last },
+                    false => ApiError::NoAnswer { at, last },
+                });
             }
             if started.elapsed() >= SILENCE && !told {
                 let seconds = self.patience.as_secs();
@@ -141,7 +148,7 @@ impl Api {
         };
         Ok(match timeout(limit, answer).await {
             Ok(Ok(tried)) => tried,
-            Ok(Err((true, why))) => Tried::NotTaken { why, pause: PAUSE },
+            Ok(Err((true, why))) => Tried::NotTaken { why, pause: PAUSE, heard: false },
             Ok(Err((false, why))) => Tried::Unknown { why },
             Err(_) => Tried::Unknown { why: format!("no answer within {} s", limit.as_secs()) },
         })
@@ -165,7 +172,7 @@ impl Api {
         match problem {
             // Nothing of it was done, yet what must not happen twice is left to the user.
             Some(problem) if status == StatusCode::SERVICE_UNAVAILABLE && request.may_repeat => {
-                Tried::NotTaken { why: problem.detail, pause: pause.min(PAUSE_MAX) }
+                Tried::NotTaken { why: problem.detail, pause: pause.min(PAUSE_MAX), heard: true }
             }
             Some(problem) => Tried::Answered(Err(ApiError::Refused(problem))),
             None => Tried::Answered(Err(self.foreign(format!("status {status}")))),
@@ -183,5 +190,70 @@ pub(crate) fn cause(error: &dyn std::error::Error) -> String {
     while let Some(source) = last.source() {
         last = source;
     }
-    last.to_string()
+    let text = last.to_string();
+    // The number of an error says nothing that its name does not.
+    text.split_once(" (os error").map_or(text.clone(), |(name, _)| name.to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::failure::{Exit, Failure};
+
+    /// Answers one request after the other with these, the last one for ever; counts them.
+    async fn server(answers: &'static [&'static str]) -> (Api, Arc<AtomicUsize>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("bound"));
+        let asked = Arc::new(AtomicUsize::new(0));
+        let count = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let at = count.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(answers[at].as_bytes()).await;
+            }
+        });
+        (Api::at(find::Found { urls: vec![url], authorization: None }), asked)
+    }
+
+    const DOWN: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\nretry-after: 0\r\nconnection: close\r\n\r\n{\"type\":\"urn:holdfast:x\",\"title\":\"\",\"status\":503,\"detail\":\"nobody is elected\"}";
+    const SEVEN: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 1\r\nconnection: close\r\n\r\n7";
+    const PAGE: &str = "HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi";
+
+    #[tokio::test]
+    async fn an_election_is_waited_for_unless_twice_would_do_harm() {
+        let (api, asked) = server(&[DOWN, DOWN, SEVEN]).await;
+        assert_eq!(api.ask::<u32>(Request::get("/x")).await.expect("at last"), 7);
+        assert_eq!(asked.load(Ordering::SeqCst), 3);
+        let (api, asked) = server(&[DOWN, SEVEN]).await;
+        let error = api.ask::<u32>(Request::post("/x").once()).await.expect_err("not repeated");
+        assert!(matches!(&error, ApiError::Refused(problem) if problem.status == 503), "{error}");
+        assert_eq!((asked.load(Ordering::SeqCst), Failure::from(error).exit), (1, Exit::NoAnswer));
+    }
+
+    #[tokio::test]
+    async fn patience_ends_and_tells_nobody_from_nobody_elected() {
+        let (api, _) = server(&[DOWN]).await;
+        let error = api.with_patience(Duration::ZERO).ask::<u32>(Request::get("/x")).await;
+        assert!(matches!(error, Err(ApiError::Unavailable { .. })), "{error:?}");
+        let urls = vec!["http://127.0.0.1:1".to_owned()];
+        let api = Api::at(find::Found { urls, authorization: None });
+        let error = api.with_patience(Duration::ZERO).ask::<u32>(Request::get("/x")).await;
+        let error = error.expect_err("nobody is there");
+        assert!(error.is_nobody() && error.to_string().contains("refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_ours_is_named() {
+        let (api, _) = server(&[PAGE]).await;
+        let error = api.ask::<u32>(Request::get("/x")).await.expect_err("a web page");
+        assert!(matches!(error, ApiError::Foreign { .. }), "{error}");
+    }
 }

@@ -172,13 +172,10 @@ Examples:
 It shares this machine's cores with whatever runs here: beyond a point it measures itself.")]
     Bench(BenchArgs),
     /// Compute disk, memory, cores and nodes for a load
-    #[command(
-        visible_alias = "size",
-        after_help = "\
+    #[command(after_help = "\
 Examples:
   holdfast capacity --rate 10k --size 256B --retention 7d --sessions 1M
-  holdfast capacity --rate 500 --size 4kB --retention 30d --sessions 20k --explain"
-    )]
+  holdfast capacity --rate 500 --size 4kB --retention 30d --sessions 20k --explain")]
     Capacity(CapacityArgs),
     /// Show and change people who may use the API
     #[command(

@@ -16,7 +16,9 @@ use crate::console;
 use crate::failure::{Exit, Failure, Outcome};
 
 /// More of an answer than this is nobody's reason.
-const ANSWER_BYTES_MAX: usize = 64 << 10;
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// Of which so many characters are shown.
+const SHOWN: usize = 200;
 
 /// What to ask.
 #[derive(Debug, Args)]
@@ -58,7 +60,7 @@ pub(crate) async fn run(args: &ProbeArgs) -> Outcome {
         .map_err(|_| silent(format!("no answer within {} s", args.timeout)))?
         .map_err(silent)?;
     let text = String::from_utf8_lossy(&body);
-    let first = text.lines().next().unwrap_or_default();
+    let first: String = text.lines().next().unwrap_or_default().chars().take(SHOWN).collect();
     if status.is_success() {
         console::line(first);
         return Ok(());

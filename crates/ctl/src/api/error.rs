@@ -14,6 +14,9 @@ pub(crate) enum ApiError {
     /// Retry: later.
     #[error("nobody answers at {at}: {last}")]
     NoAnswer { at: String, last: String },
+    /// Retry: later. Something is there, but nobody is elected.
+    #[error("{at} cannot answer now: {last}")]
+    Unavailable { at: String, last: String },
     /// Stop: it is something else.
     #[error("{at} does not speak the admin API of Holdfast: {what}")]
     Foreign { at: String, what: String },
@@ -23,14 +26,14 @@ pub(crate) enum ApiError {
 }
 
 impl ApiError {
-    /// Whether nobody answered at all.
-    pub(crate) fn is_no_answer(&self) -> bool {
-        matches!(self, ApiError::NoAnswer { .. })
+    /// Whether it may answer later.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, ApiError::NoAnswer { .. } | ApiError::Unavailable { .. })
     }
 
-    /// Whether the API says that something does not exist.
-    pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, ApiError::Refused(problem) if problem.status == 404)
+    /// Whether nothing is there at all.
+    pub(crate) fn is_nobody(&self) -> bool {
+        matches!(self, ApiError::NoAnswer { .. })
     }
 }
 
@@ -40,12 +43,18 @@ impl From<ApiError> for Failure {
             ApiError::Refused(problem) => match problem.status {
                 400 | 405 | 413 | 414 | 422 => (Exit::Usage, None),
                 401 => (Exit::Credentials, Some(CREDENTIALS_HINT)),
-                403 => (Exit::Credentials, Some("the role admin is needed for this")),
+                403 => (
+                    Exit::Credentials,
+                    Some(
+                        "use the credentials of an admin: --token, or --user with --password-file",
+                    ),
+                ),
                 404 => (Exit::NotFound, not_found_hint(problem)),
-                503 => (Exit::NoAnswer, Some("try again: an election takes a few seconds")),
+                503 => (Exit::NoAnswer, Some(ELECTION_HINT)),
                 _ => (Exit::Failed, None),
             },
             ApiError::NoAnswer { .. } => (Exit::NoAnswer, Some(NO_ANSWER_HINT)),
+            ApiError::Unavailable { .. } => (Exit::NoAnswer, Some(ELECTION_HINT)),
             ApiError::Foreign { .. } => (Exit::NoAnswer, Some(FOREIGN_HINT)),
             ApiError::BadUrl(_) => (Exit::Usage, Some(FOREIGN_HINT)),
         };
@@ -57,9 +66,10 @@ impl From<ApiError> for Failure {
     }
 }
 
-const CREDENTIALS_HINT: &str = "--token or HOLDFAST_TOKEN; or --user with --password-file (HOLDFAST_USER, HOLDFAST_PASSWORD_FILE)";
+const CREDENTIALS_HINT: &str = "--token (HOLDFAST_TOKEN), --user with --password-file (HOLDFAST_USER, HOLDFAST_PASSWORD_FILE), or --data of `holdfast up`";
 const NO_ANSWER_HINT: &str =
     "`holdfast status` tells what runs here; --api or HOLDFAST_API names a cluster elsewhere";
+const ELECTION_HINT: &str = "try again: an election takes a few seconds";
 const FOREIGN_HINT: &str = "--api is the address in [admin] of meta-service, as http://host:port";
 
 /// Which listing shows what there is.

@@ -38,7 +38,7 @@ pub(crate) struct ApiArgs {
     #[arg(long, value_name = "FILE", env = "HOLDFAST_PASSWORD_FILE", hide_env_values = true)]
     pub(crate) password_file: Option<PathBuf>,
     /// Print JSON for scripts; fields are added, none is changed
-    #[arg(long, help_heading = "Options")]
+    #[arg(long, help_heading = None::<&str>)]
     pub(crate) json: bool,
 }
 
@@ -153,8 +153,14 @@ fn url(text: &str) -> Outcome<String> {
     let uri: Uri = text.parse().map_err(|_| wrong())?;
     let is_http = uri.scheme_str() == Some("http");
     let is_bare = uri.path() == "/" && uri.query().is_none();
-    let has_user = uri.authority().is_some_and(|authority| authority.as_str().contains('@'));
-    if is_http && is_bare && uri.host().is_some() && !has_user { Ok(text) } else { Err(wrong()) }
+    // A user belongs to --user, and a port is a number.
+    let is_address = uri.authority().is_some_and(|authority| {
+        let host = authority.host();
+        !host.is_empty()
+            && (authority.as_str() == host || authority.port_u16().is_some())
+            && !authority.as_str().contains('@')
+    });
+    if is_http && is_bare && is_address { Ok(text) } else { Err(wrong()) }
 }
 
 fn is_loopback(url: &str) -> bool {
@@ -213,7 +219,9 @@ mod tests {
         }
         let tls = url("https://a:1").expect_err("refused");
         assert!(tls.exit == Exit::Usage && tls.message.contains("TLS"), "{tls:?}");
-        for text in ["ftp://a", "http://a:1/other", "http://u:p@a:1", "http://", "a b"] {
+        for text in
+            ["ftp://a", "http://a:1/other", "http://u:p@a:1", "http://", "a b", "a:b", "http://a:"]
+        {
             assert_eq!(url(text).expect_err(text).exit, Exit::Usage, "{text}");
         }
         let found = args(Some("a:1, http://b:2")).find().expect("found");

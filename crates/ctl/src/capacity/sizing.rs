@@ -1,6 +1,6 @@
 //! From a load to what it needs: a pure function.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::constants::{
     CONNECTION_BYTES, CORES_USABLE, CPU_S_PER_MILLION_BATCHED, CPU_S_PER_MILLION_DELIVERIES,
@@ -46,31 +46,54 @@ pub(super) struct Range {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(super) struct Needs {
     pub(super) load: Load,
+    #[serde(serialize_with = "whole")]
     pub(super) record_bytes: f64,
     /// Until a message is really gone: retention and the generation that it is in.
+    #[serde(serialize_with = "whole")]
     pub(super) kept_s: f64,
     /// Bytes of all storage nodes together, without logs.
+    #[serde(serialize_with = "whole")]
     pub(super) stored_bytes: f64,
+    #[serde(serialize_with = "whole")]
     pub(super) storage_nodes: f64,
     /// One more than needed, so that one may be lost for good and everything fits on the others.
+    #[serde(serialize_with = "whole")]
     pub(super) storage_nodes_with_spare: f64,
+    #[serde(serialize_with = "whole")]
     pub(super) disk_per_storage_node: f64,
+    #[serde(serialize_with = "whole")]
     pub(super) memory_per_storage_node: f64,
     /// Written by a storage node in a second.
+    #[serde(serialize_with = "whole")]
     pub(super) written_per_storage_node: f64,
+    #[serde(serialize_with = "whole")]
     pub(super) gateways: f64,
+    #[serde(serialize_with = "whole")]
     pub(super) gateways_with_spare: f64,
+    #[serde(serialize_with = "whole")]
     pub(super) memory_per_gateway: f64,
     /// All gateways and storage nodes together, on average.
     pub(super) cores: Range,
+    #[serde(serialize_with = "whole")]
     pub(super) etcd_bytes: f64,
+    #[serde(serialize_with = "whole")]
     pub(super) meta_memory: f64,
     /// Bytes a second from publishers, to subscribers, and between storage nodes.
+    #[serde(serialize_with = "whole")]
     pub(super) network_in: f64,
+    #[serde(serialize_with = "whole")]
     pub(super) network_out: f64,
+    #[serde(serialize_with = "whole")]
     pub(super) network_replication: f64,
     /// The disk of a storage node cannot hold its log.
     pub(super) disk_too_small: bool,
+}
+
+/// Nodes and bytes have no fractions.
+#[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative")]
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn whole<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(value.round() as u64)
 }
 
 /// Computes it.

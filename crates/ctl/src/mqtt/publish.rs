@@ -111,7 +111,9 @@ pub(crate) async fn run(args: &PublishArgs) -> Outcome {
     if sent.is_ok() {
         link.leave().await;
     }
-    tell(args, &sum, &address);
+    if sum.published > 0 {
+        tell(args, &sum, &address);
+    }
     sent?;
     match &sum.reason {
         None => Ok(()),

@@ -34,7 +34,7 @@ impl Row for BacklogMessage {
             (None, _) => "unread".into(),
         };
         let payload = match (&self.payload, &self.payload_base64) {
-            (Some(text), _) => text.chars().take(PREVIEW).collect(),
+            (Some(text), _) => text.trim_end().chars().take(PREVIEW).collect(),
             (None, Some(_)) => "(binary: --json has it)".to_owned(),
             (None, None) => "(above 64 KiB)".to_owned(),
         };

@@ -76,7 +76,7 @@ async fn until_drained(api: &Api, ids: &[String], json: bool) -> Outcome {
         let listing: SiteList = match api.ask(Request::get("/sites")).await {
             Ok(listing) => listing,
             // The drain goes on when somebody is elected again, and so does this.
-            Err(error) if error.is_no_answer() => {
+            Err(error) if error.is_passing() => {
                 progress.show(format!("{error}; waiting"));
                 continue;
             }

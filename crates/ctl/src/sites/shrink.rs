@@ -8,7 +8,7 @@ use super::follow::follow;
 use super::steer::{begin, call_off};
 use crate::api::{Api, ApiArgs, Request};
 use crate::console;
-use crate::failure::Outcome;
+use crate::failure::{Exit, Outcome};
 
 /// Which sites go.
 #[derive(Debug, Args)]
@@ -41,11 +41,16 @@ struct Shrunk {
 
 /// Drains them all at once.
 pub(super) async fn run(args: &ShrinkArgs) -> Outcome {
-    let api = Api::find(&args.api)?;
+    let api = match Api::find(&args.api) {
+        Err(failure) if args.if_reachable && failure.exit == Exit::NoAnswer => {
+            return nothing_there(&failure.message);
+        }
+        api => api?,
+    };
     let listing: SiteList = match api.ask(Request::get("/sites")).await {
-        Err(error) if args.if_reachable && error.is_no_answer() => {
-            console::note(format!("{error}: nothing is drained"));
-            return Ok(());
+        // One that only waits for an election has data that must not be lost.
+        Err(error) if args.if_reachable && error.is_nobody() => {
+            return nothing_there(&error.to_string());
         }
         listing => listing?,
     };
@@ -71,6 +76,11 @@ pub(super) async fn run(args: &ShrinkArgs) -> Outcome {
         }
         false => {}
     }
+    Ok(())
+}
+
+fn nothing_there(why: &str) -> Outcome {
+    console::note(format!("{why}: nothing is drained"));
     Ok(())
 }
 

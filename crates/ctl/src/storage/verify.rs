@@ -1,12 +1,12 @@
 //! `holdfast storage verify`: reads everything and compares it.
 
 use clap::Args;
-use holdfast_admin_api::{RunCheck, SiteCheck, Verified, Verify};
+use holdfast_admin_api::{RunCheck, Shard, ShardList, Site, SiteCheck, Verified, Verify};
 use serde::Serialize;
 
 use super::roll::shards;
 use crate::amount::{Bytes, size};
-use crate::api::{Api, ApiArgs, Request};
+use crate::api::{Api, ApiArgs, Request, segment};
 use crate::console::{self, Progress, Tone};
 use crate::failure::{Failure, Outcome};
 use crate::table::{self, Cell, Row};
@@ -67,9 +67,20 @@ fn complaints(verified: &Verified) -> Vec<String> {
     sites.chain(verified.differences.iter().cloned()).map(of_shard).collect()
 }
 
+/// Shards that have a replica on a site.
+async fn shards_of(api: &Api, site: &str) -> Outcome<Vec<u32>> {
+    let site: Site = api.ask(Request::get(format!("/sites/{}", segment(site)))).await?;
+    let list: ShardList = api.ask(Request::get("/shards")).await?;
+    let has = |shard: &Shard| shard.replicas.iter().any(|replica| replica.site == site.name);
+    Ok(list.shards.into_iter().filter(has).map(|shard| shard.shard).collect())
+}
+
 pub(super) async fn run(args: &VerifyArgs) -> Outcome {
     let api = Api::find(&args.api)?;
-    let wanted = shards(&api, args.shard).await?;
+    let wanted = match (&args.site, args.shard) {
+        (Some(site), None) => shards_of(&api, site).await?,
+        (_, shard) => shards(&api, shard).await?,
+    };
     let bytes_per_s = args.bytes_per_s.map(|bytes| bytes.0);
     let query = Verify { site: args.site.clone(), bytes_per_s };
     let mut shards: Vec<Verified> = Vec::new();
@@ -83,16 +94,7 @@ pub(super) async fn run(args: &VerifyArgs) -> Outcome {
             size(read)
         ));
         let request = Request::post(format!("/shards/{shard}/verify")).query(&query).slow();
-        match api.ask::<Verified>(request).await {
-            Ok(verified) => shards.push(verified),
-            // The site has no replica of this shard: that is no fault when all are asked for.
-            Err(error) if args.shard.is_none() && args.site.is_some() && error.is_not_found() => {
-                if shards.is_empty() && shard == wanted.last().unwrap_or(shard) {
-                    return Err(error.into());
-                }
-            }
-            Err(error) => return Err(error.into()),
-        }
+        shards.push(api.ask(request).await?);
     }
     progress.clear();
     let report = Report { ok: shards.iter().all(|shard| shard.ok), shards };
