@@ -76,7 +76,8 @@ pub(crate) fn serve(
     listener: TcpListener,
     shutdown: Shutdown,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let (routes, document) = routes().split_for_parts();
+    let (routes, mut document) = routes().split_for_parts();
+    openapi::name_operations(&mut document);
     let limits = admin.limits.clone();
     let api = Arc::new(Api {
         role,

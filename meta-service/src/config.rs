@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use holdfast_node_kit::config::{Invalid, Validate, check_address, check_name, check_range};
+use holdfast_node_kit::config::{
+    Invalid, Validate, check_address, check_name, check_range, check_ranges,
+};
 use holdfast_proto::version::{PROTOCOL_VERSION, PROTOCOL_VERSION_MIN};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,27 +42,33 @@ pub struct Config {
     /// Where etcd is; with `store = "etcd"`, and only then.
     #[serde(default)]
     pub etcd: Option<EtcdConfig>,
-    /// After how long without a word from the elected process another is elected, s, 1 to 60
-    /// (default 5). One that stops on purpose is followed at once.
+    /// After how long without a word from the elected process another is elected, in s.
+    /// One that stops on purpose is followed at once.
     #[serde(default = "election_ttl_s")]
+    #[schemars(range(min = 1, max = 60))]
     pub election_ttl_s: u64,
-    /// Shards of the cluster, 1 to 1024; fixed when it forms (default 16).
+    /// Shards of the cluster; fixed when it forms.
     #[serde(default = "shards")]
+    #[schemars(range(min = 1, max = 1024))]
     pub shards: u16,
-    /// Replicas of a shard: 1, 3 or 5; the cluster forms when as many sites are up (default 3).
+    /// Replicas of a shard: 1, 3 or 5; the cluster forms when as many sites are up.
     #[serde(default = "replication_factor")]
     pub replication_factor: u32,
-    /// How long a site or gateway may be silent, ms, 1,000 to 300,000 (default 10,000).
+    /// How long a site or gateway may be silent, in ms.
     #[serde(default = "lease_ms")]
+    #[schemars(range(min = 1_000, max = 300_000))]
     pub lease_ms: u32,
-    /// How long a site may be down before others take its place, s, 1 to 604,800 (default 600).
+    /// How long a site may be down before others take its place, in s.
     #[serde(default = "site_replace_after_s")]
+    #[schemars(range(min = 1, max = 604_800))]
     pub site_replace_after_s: u64,
-    /// Shards whose replica set changes at the same time, 1 to 1024 (default 4).
+    /// Shards whose replica set changes at the same time.
     #[serde(default = "transitions_max")]
+    #[schemars(range(min = 1, max = 1024))]
     pub transitions_max: u32,
     /// Newest protocol version to speak (default: the newest known). For rolling upgrades.
     #[serde(default = "protocol_version_max")]
+    #[schemars(range(min = PROTOCOL_VERSION_MIN, max = PROTOCOL_VERSION))]
     pub protocol_version_max: u32,
     /// The admin API; without this section there is none.
     #[serde(default)]
@@ -94,15 +102,20 @@ pub struct AdminConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct AdminLimits {
-    /// Connections that are open at once, 1 to 100,000 (default 1,024); more wait to be accepted.
+    /// Connections that are open at once; more wait to be accepted.
+    #[schemars(range(min = 1, max = 100_000))]
     pub connections_max: usize,
-    /// Requests that are under way at once, 1 to 10,000 (default 256); more are refused with 503.
+    /// Requests that are under way at once; more are refused with 503.
+    #[schemars(range(min = 1, max = 10_000))]
     pub requests_max: usize,
-    /// Bytes of a request's body, 1,024 to 1,048,576 (default 65,536).
+    /// Bytes of a request's body.
+    #[schemars(range(min = 1_024, max = 1_048_576))]
     pub body_bytes_max: usize,
-    /// How long a request may take, ms, 100 to 600,000 (default 30,000). Verifying a shard may take an hour.
+    /// How long a request may take, in ms. Verifying a shard may take an hour.
+    #[schemars(range(min = 100, max = 600_000))]
     pub request_timeout_ms: u64,
-    /// Shards that are verified at once, 1 to 64 (default 2); more are refused with 503.
+    /// Shards that are verified at once; more are refused with 503.
+    #[schemars(range(min = 1, max = 64))]
     pub verifications_max: usize,
 }
 
@@ -127,15 +140,18 @@ pub struct EtcdConfig {
     /// All keys begin with this (default `/holdfast/`). Two clusters on one etcd need two.
     #[serde(default = "etcd_prefix")]
     pub prefix: String,
-    /// How long one try of a request may take, ms, 50 to 60,000 (default 1,000).
+    /// How long one try of a request may take, in ms.
     #[serde(default = "request_timeout_ms")]
+    #[schemars(range(min = 50, max = 60_000))]
     pub request_timeout_ms: u64,
-    /// How long a request is tried again, ms, 0 to 600,000 (default 10,000).
+    /// How long a request is tried again, in ms.
     #[serde(default = "retry_ms")]
+    #[schemars(range(min = 0, max = 600_000))]
     pub retry_ms: u64,
-    /// Newest revisions that etcd keeps, 50 to 10,000,000 (default 10,000); older ones are compacted, of all of
-    /// etcd. 0: whoever else uses this etcd sees to it.
+    /// Newest revisions that etcd keeps, at least 50; older ones are compacted, of all of etcd. 0: whoever else
+    /// uses this etcd sees to it.
     #[serde(default = "keep_revisions")]
+    #[schemars(range(min = 0, max = 10_000_000))]
     pub keep_revisions: u64,
     /// User, if etcd asks for one.
     #[serde(default)]
@@ -158,31 +174,41 @@ pub struct EtcdConfig {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
-    /// Sites that can register, 1 to 10,000 (default 1,000).
+    /// Sites that can register.
+    #[schemars(range(min = 1, max = 10_000))]
     pub sites_max: usize,
-    /// Gateways that can live at once, 1 to 10,000 (default 1,000).
+    /// Gateways that can live at once.
+    #[schemars(range(min = 1, max = 10_000))]
     pub gateways_max: usize,
-    /// Dead gateways that are remembered, so that shards end their sessions, 0 to 1,000,000 (default 1,000).
+    /// Dead gateways that are remembered, so that shards end their sessions.
+    #[schemars(range(min = 0, max = 1_000_000))]
     pub dead_gateways_max: usize,
-    /// How long dead gateways are remembered, s, 1 to 31,536,000 (default 86,400).
+    /// How long dead gateways are remembered, in s.
+    #[schemars(range(min = 1, max = 31_536_000))]
     pub dead_gateway_s: u64,
-    /// Values of one topic level in the durable filters before it becomes `+`, 1 to 1,000,000 (default 1,000).
+    /// Values of one topic level in the durable filters before it becomes `+`.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub filter_values_max: usize,
-    /// Durable filters; above it levels of fewer values become `+`; 1 to 1,000,000 (default 20,000).
+    /// Durable filters; above it levels of fewer values become `+`.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub filters_max: usize,
-    /// Bytes of all durable filters; above it levels of fewer values become `+`; 1 to 33,554,432 (default 4 MiB).
+    /// Bytes of all durable filters; above it levels of fewer values become `+`.
+    #[schemars(range(min = 1, max = 33_554_432))]
     pub filter_bytes_max: usize,
-    /// Filters of one request to make filters durable, 1 to 1,000,000 (default 10,000).
+    /// Filters of one request to make filters durable.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub cover_filters_max: usize,
-    /// Requests to make filters durable that wait at once, 1 to 1,000,000 (default 10,000).
+    /// Requests to make filters durable that wait at once.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub covers_max: usize,
-    /// How often unused durable filters are looked for, s, 1 to 86,400 (default 300).
+    /// How often unused durable filters are looked for, in s.
+    #[schemars(range(min = 1, max = 86_400))]
     pub sweep_s: u64,
-    /// How long an unused durable filter is kept after all gateways know of it, s, 1 to 86,400 (default 180).
+    /// How long an unused durable filter is kept after all gateways know of it, in s.
+    #[schemars(range(min = 1, max = 86_400))]
     pub retire_s: u64,
-    /// Sessions of one page of a listing, 1 to 100,000 (default 1,000).
-    pub list_max: usize,
-    /// Events that wait for the controller, 1 to 1,000,000 (default 1,024).
+    /// Events that wait for the controller.
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub events_max: usize,
 }
 
@@ -200,7 +226,6 @@ impl Default for Limits {
             covers_max: 10_000,
             sweep_s: 300,
             retire_s: 180,
-            list_max: 1_000,
             events_max: 1_024,
         }
     }
@@ -273,12 +298,7 @@ impl Config {
         if self.store == StoreKind::Etcd && no_file {
             return Err(Invalid::new("admin.password_file", "", "a file, with store = \"etcd\""));
         }
-        let limits = &admin.limits;
-        check_range("admin.limits.connections_max", limits.connections_max, 1..=100_000)?;
-        check_range("admin.limits.requests_max", limits.requests_max, 1..=10_000)?;
-        check_range("admin.limits.body_bytes_max", limits.body_bytes_max, 1_024..=1 << 20)?;
-        check_range("admin.limits.request_timeout_ms", limits.request_timeout_ms, 100..=600_000)?;
-        check_range("admin.limits.verifications_max", limits.verifications_max, 1..=64)
+        Ok(())
     }
 }
 
@@ -302,8 +322,6 @@ impl EtcdConfig {
         if self.prefix.is_empty() || self.prefix.len() > 255 {
             return Err(Invalid::new("etcd.prefix", &self.prefix, "1 to 255 bytes"));
         }
-        check_range("etcd.request_timeout_ms", self.request_timeout_ms, 50..=60_000)?;
-        check_range("etcd.retry_ms", self.retry_ms, 0..=600_000)?;
         if self.keep_revisions > 0 {
             check_range("etcd.keep_revisions", self.keep_revisions, 50..=10_000_000)?;
         }
@@ -366,29 +384,9 @@ impl Validate for Config {
         if let Some(admin) = &self.admin {
             self.validate_admin(admin)?;
         }
-        check_range("election_ttl_s", self.election_ttl_s, 1..=60)?;
-        check_range("site_replace_after_s", self.site_replace_after_s, 1..=604_800)?;
-        check_range("transitions_max", self.transitions_max, 1..=1024)?;
-        let spoken = PROTOCOL_VERSION_MIN..=PROTOCOL_VERSION;
-        check_range("protocol_version_max", self.protocol_version_max, spoken)?;
-        check_range("shards", self.shards, 1..=1024)?;
         if !matches!(self.replication_factor, 1 | 3 | 5) {
             return Err(Invalid::new("replication_factor", self.replication_factor, "1, 3 or 5"));
         }
-        check_range("lease_ms", self.lease_ms, 1_000..=300_000)?;
-        let limits = &self.limits;
-        check_range("limits.sites_max", limits.sites_max, 1..=10_000)?;
-        check_range("limits.gateways_max", limits.gateways_max, 1..=10_000)?;
-        check_range("limits.dead_gateways_max", limits.dead_gateways_max, 0..=1_000_000)?;
-        check_range("limits.dead_gateway_s", limits.dead_gateway_s, 1..=31_536_000)?;
-        check_range("limits.filter_values_max", limits.filter_values_max, 1..=1_000_000)?;
-        check_range("limits.filters_max", limits.filters_max, 1..=1_000_000)?;
-        check_range("limits.filter_bytes_max", limits.filter_bytes_max, 1..=32 << 20)?;
-        check_range("limits.cover_filters_max", limits.cover_filters_max, 1..=1_000_000)?;
-        check_range("limits.covers_max", limits.covers_max, 1..=1_000_000)?;
-        check_range("limits.sweep_s", limits.sweep_s, 1..=86_400)?;
-        check_range("limits.retire_s", limits.retire_s, 1..=86_400)?;
-        check_range("limits.list_max", limits.list_max, 1..=100_000)?;
-        check_range("limits.events_max", limits.events_max, 1..=1_000_000)
+        check_ranges(self)
     }
 }

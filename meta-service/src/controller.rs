@@ -22,7 +22,7 @@ use holdfast_control::{
 use holdfast_node_kit::{clock, health::Health, shutdown::Shutdown};
 use holdfast_proto::{
     ids::SiteId,
-    meta::{ShardRetention, StorageDescription, Topology},
+    meta::{ShardRetention, Topology},
     version::Versions,
 };
 use parking_lot::Mutex;
@@ -88,7 +88,6 @@ enum Message {
     Event(Box<Event>),
     Cover(Vec<Filter>, oneshot::Sender<Result<u64, Busy>>),
     Steer(Steer, oneshot::Sender<Steered>),
-    DescribeStorage(oneshot::Sender<StorageDescription>),
     Describe(oneshot::Sender<ClusterView>),
 }
 
@@ -148,13 +147,6 @@ impl Controller {
         answer.await.ok()
     }
 
-    /// Sites, what they hold, and what moves. Nothing: the controller ended.
-    pub(crate) async fn describe_storage(&self) -> Option<StorageDescription> {
-        let (reply, answer) = oneshot::channel();
-        self.messages.send(Message::DescribeStorage(reply)).await.ok()?;
-        answer.await.ok()
-    }
-
     /// The controller's own monotone clock.
     pub(crate) fn mono_ms(&self) -> u64 {
         mono_ms(self.began)
@@ -181,8 +173,6 @@ pub(crate) struct ControllerLoop {
     steered: HashMap<SteerId, oneshot::Sender<Steered>>,
     next_steer: u64,
     /// Answered at the end of the turn, when everything is durable.
-    describe_storage: Vec<oneshot::Sender<StorageDescription>>,
-    /// Answered likewise.
     describe: Vec<oneshot::Sender<ClusterView>>,
     /// 0 again when the loop ends, however it does.
     gauges: ControllerGauges,
@@ -254,7 +244,6 @@ impl ControllerLoop {
                     self.steered.insert(request, reply);
                     self.control.handle(Event::Steer { request, steer }, now);
                 }
-                Message::DescribeStorage(reply) => self.describe_storage.push(reply),
                 Message::Describe(reply) => self.describe.push(reply),
             }
         }
@@ -265,11 +254,8 @@ impl ControllerLoop {
             return Err(ControllerError::Expired);
         }
         self.show(turn);
-        for reply in self.describe_storage.drain(..) {
-            // The asker may have gone.
-            let _ = reply.send(self.control.describe_storage(now));
-        }
         for reply in self.describe.drain(..) {
+            // The asker may have gone.
             let _ = reply.send(self.control.describe(now));
         }
         Ok(())

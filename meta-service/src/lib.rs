@@ -14,7 +14,6 @@ pub mod server;
 mod service;
 mod sessions;
 mod standby;
-mod steering;
 pub mod store;
 pub mod stores;
 mod streams;

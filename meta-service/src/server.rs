@@ -11,7 +11,7 @@ use std::{
 
 use futures_util::{FutureExt, future::OptionFuture};
 use holdfast_node_kit::{grpc, health::Health, net, shutdown::Shutdown};
-use holdfast_proto::meta::{meta_server::MetaServer, steering_server::SteeringServer};
+use holdfast_proto::meta::meta_server::MetaServer;
 use thiserror::Error;
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tonic::transport::server::TcpIncoming;
@@ -27,7 +27,6 @@ use crate::{
     service::MetaService,
     sessions::Sessions,
     standby::Standby,
-    steering::SteeringService,
     store::{Store, StoreError},
     stores::{
         etcd::{EtcdError, EtcdStore},
@@ -117,7 +116,6 @@ pub async fn run(
         role: role.clone(),
         standby: standby.clone(),
         cover_filters_max: config.limits.cover_filters_max,
-        list_max: config.limits.list_max,
     };
     let admin = match &config.admin {
         Some(section) => {
@@ -162,8 +160,7 @@ async fn serve(
         .max_decoding_message_size(grpc::MESSAGE_BYTES_MAX)
         .max_encoding_message_size(grpc::MESSAGE_BYTES_MAX);
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let steering = SteeringServer::new(SteeringService { role });
-    let server = grpc::server().add_service(service).add_service(steering);
+    let server = grpc::server().add_service(service);
     Ok(server.serve_with_incoming_shutdown(incoming, async move { shutdown.wait().await }).await?)
 }
 
@@ -311,8 +308,7 @@ impl Office {
         let (controller, controller_loop) =
             controller::start(&self.config, store.clone(), tenure).await?;
         let (cluster_id, shards) = (controller.cluster_id.clone(), controller.shards);
-        let list_max = self.config.limits.list_max;
-        let sessions = Arc::new(Sessions::load(store, cluster_id, shards, list_max).await?);
+        let sessions = Arc::new(Sessions::load(store, cluster_id, shards).await?);
         let (stop, health) = (over.clone(), self.health.clone());
         tasks.spawn(async move { Ok(controller_loop.run(stop, health).await?) });
         let (stop, limits) = (over.clone(), controller::route_limits(&self.config));

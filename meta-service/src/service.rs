@@ -8,8 +8,8 @@ use holdfast_proto::{
     ids::Namespace,
     meta::{
         CoverFiltersReply, CoverFiltersRequest, DescribeClusterRequest, GatewayReport,
-        GatewayUpdate, ListSessionsReply, ListSessionsRequest, SessionFeed, SessionFeedDone,
-        SiteReport, SiteUpdate, Topology, meta_server::Meta,
+        GatewayUpdate, SessionFeed, SessionFeedDone, SiteReport, SiteUpdate, Topology,
+        meta_server::Meta,
     },
 };
 use tokio::sync::mpsc;
@@ -28,7 +28,6 @@ pub(crate) struct MetaService {
     pub(crate) role: Role,
     pub(crate) standby: Arc<Standby>,
     pub(crate) cover_filters_max: usize,
-    pub(crate) list_max: usize,
 }
 
 type Updates<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -117,18 +116,6 @@ impl Meta for MetaService {
         let (sessions, over) = (leading.sessions.clone(), leading.over.clone());
         tokio::spawn(async move { sessions.serve(request.into_inner(), sender, over).await });
         Ok(Response::new(Box::pin(ReceiverStream::new(answers))))
-    }
-
-    async fn list_sessions(
-        &self,
-        request: Request<ListSessionsRequest>,
-    ) -> Result<Response<ListSessionsReply>, Status> {
-        let request = request.into_inner();
-        let listed = match self.role.leading() {
-            Ok(leading) => leading.sessions.list(request).await,
-            Err(_) => self.standby.list(self.list_max, request).await,
-        };
-        listed.map(Response::new)
     }
 
     async fn describe(

@@ -12,13 +12,13 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use holdfast_control::{
     registry::{Feed, FeedId, Registry, Verdict},
-    routes::{Filter, Limits, Wanted},
+    routes::{self, Filter, Limits},
 };
 use holdfast_node_kit::shutdown::Shutdown;
 use holdfast_proto::{
     ids::{Namespace, ShardId},
-    meta::{ListSessionsReply, ListSessionsRequest, SessionChange, SessionFeed, SessionFeedDone},
-    shard::ClientKey,
+    meta::{SessionChange, SessionFeed, SessionFeedDone},
+    shard::{ClientKey, SessionRow},
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -26,7 +26,8 @@ use tonic::{Status, Streaming};
 
 use crate::{
     controller::ControllerError,
-    metrics, rows,
+    metrics,
+    rows::{self, BadRow},
     store::{Entry, OPS_MAX, Op, Range, Store, StoreError, Txn, all},
 };
 
@@ -38,8 +39,36 @@ const TXN_BYTES_MAX: usize = 512 << 10;
 const IN_FLIGHT_MAX: usize = 8;
 /// Rows that are read at once.
 const PAGE_ROWS: usize = 1000;
-/// Rows of one page of a listing that asks for no number.
-const LIST_DEFAULT: usize = 100;
+
+/// Which sessions of the registry.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Wanted {
+    /// Those after this one.
+    pub(crate) after: Option<ClientKey>,
+    /// Those whose client ids begin so, in the namespace of `after` (0 if there is none).
+    pub(crate) prefix: String,
+    /// At most this many.
+    pub(crate) limit: usize,
+}
+
+/// A page of sessions, in the order of namespace and client id.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Listed {
+    pub(crate) sessions: Vec<(ClientKey, SessionRow)>,
+    /// There are others after it.
+    pub(crate) more: bool,
+}
+
+/// Why there is no page.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ListError {
+    /// The store failed. Retry.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A row is damaged. Stop.
+    #[error(transparent)]
+    Row(#[from] BadRow),
+}
 
 /// Rows of all sessions, in the store.
 pub(crate) struct Sessions {
@@ -47,7 +76,6 @@ pub(crate) struct Sessions {
     registry: Mutex<Registry>,
     cluster_id: Arc<str>,
     shards: u16,
-    list_max: usize,
     next_feed: AtomicU64,
     changes: AtomicU64,
 }
@@ -58,7 +86,6 @@ impl Sessions {
         store: Arc<dyn Store>,
         cluster_id: Arc<str>,
         shards: u16,
-        list_max: usize,
     ) -> Result<Sessions, ControllerError> {
         let mut feeds = Vec::new();
         for entry in all(store.as_ref(), rows::FEEDS).await? {
@@ -69,7 +96,6 @@ impl Sessions {
             registry: Mutex::new(Registry::new(feeds)),
             cluster_id,
             shards,
-            list_max,
             next_feed: AtomicU64::new(0),
             changes: AtomicU64::new(0),
         })
@@ -215,16 +241,44 @@ impl Sessions {
     }
 
     /// One page of sessions.
-    pub(crate) async fn list(
-        &self,
-        request: ListSessionsRequest,
-    ) -> Result<ListSessionsReply, Status> {
-        list(self.store.as_ref(), self.shards, self.list_max, request).await
+    pub(crate) async fn list(&self, wanted: Wanted) -> Result<Listed, ListError> {
+        let Wanted { after, prefix, limit } = wanted;
+        let mut found = Vec::new();
+        let mut more = false;
+        for shard in (0..self.shards).map(ShardId) {
+            let prefix = if prefix.is_empty() {
+                rows::sessions_prefix(shard)
+            } else {
+                let namespace = after.as_ref().map_or(0, |after| after.namespace);
+                rows::session_key(shard, &ClientKey { namespace, client_id: prefix.clone() })
+            };
+            let after = after.as_ref().map(|after| rows::session_key(shard, after));
+            let after = after.unwrap_or_default();
+            if after > prefix && !after.starts_with(&prefix) {
+                continue;
+            }
+            let range = Range { prefix: prefix.into(), after: after.into(), limit: limit + 1 };
+            let page = self.store.range(range).await?;
+            more |= page.more;
+            for entry in page.entries {
+                let (client, _, row) = rows::split_session(&entry.key, &entry.value)?;
+                found.push((client.namespace, client.client_id, Bytes::copy_from_slice(row)));
+            }
+        }
+        found.sort_unstable();
+        more |= found.len() > limit;
+        found.truncate(limit);
+        let session = |(namespace, client_id, row): (u32, String, Bytes)| {
+            let row = rows::read_session(client_id.as_bytes(), &row)?;
+            Ok((ClientKey { namespace, client_id }, row))
+        };
+        let sessions = found.into_iter().map(session).collect::<Result<_, ListError>>()?;
+        Ok(Listed { sessions, more })
     }
 
     /// The filters of all durable sessions, summarised.
-    pub(crate) async fn wanted(&self, limits: &Limits) -> Result<Wanted, ControllerError> {
-        let mut wanted = Wanted::default();
+    pub(crate) async fn wanted(&self, limits: &Limits) -> Result<routes::Wanted, ControllerError> {
+        let mut wanted = routes::Wanted::default();
         for shard in (0..self.shards).map(ShardId) {
             let mut pages = Pages::new(rows::sessions_prefix(shard));
             while let Some(entries) = pages.next(self.store.as_ref()).await? {
@@ -249,54 +303,6 @@ impl Sessions {
     }
 }
 
-/// One page of sessions in the order of namespace and client id. A prefix is looked for in the
-/// namespace of `after` (0 if there is none).
-pub(crate) async fn list(
-    store: &dyn Store,
-    shards: u16,
-    list_max: usize,
-    request: ListSessionsRequest,
-) -> Result<ListSessionsReply, Status> {
-    let limit = match request.limit as usize {
-        0 => LIST_DEFAULT.min(list_max),
-        limit => limit.min(list_max),
-    };
-    let after = request.after;
-    let mut found = Vec::new();
-    let mut more = false;
-    for shard in (0..shards).map(ShardId) {
-        let prefix = if request.client_id_prefix.is_empty() {
-            rows::sessions_prefix(shard)
-        } else {
-            let namespace = after.as_ref().map_or(0, |after| after.namespace);
-            let client_id = request.client_id_prefix.clone();
-            rows::session_key(shard, &ClientKey { namespace, client_id })
-        };
-        let after = after.as_ref().map(|after| rows::session_key(shard, after)).unwrap_or_default();
-        if after > prefix && !after.starts_with(&prefix) {
-            continue;
-        }
-        let range = Range { prefix: prefix.into(), after: after.into(), limit: limit + 1 };
-        let page = store.range(range).await.map_err(unavailable)?;
-        more |= page.more;
-        for entry in page.entries {
-            let row = rows::split_session(&entry.key, &entry.value);
-            let (client, _, row) = row.map_err(|bad| Status::data_loss(bad.to_string()))?;
-            found.push((client.namespace, client.client_id, Bytes::copy_from_slice(row)));
-        }
-    }
-    found.sort_unstable();
-    more |= found.len() > limit;
-    found.truncate(limit);
-    let change = |(namespace, client_id, row): (u32, String, Bytes)| {
-        let row = rows::read_session(client_id.as_bytes(), &row);
-        let row = row.map_err(|bad| Status::data_loss(bad.to_string()))?;
-        Ok(SessionChange { client: Some(ClientKey { namespace, client_id }), row: Some(row) })
-    };
-    let sessions = found.into_iter().map(change).collect::<Result<_, Status>>()?;
-    Ok(ListSessionsReply { sessions, more })
-}
-
 /// What some messages of a feed come to.
 #[derive(Default)]
 struct Round {
@@ -309,13 +315,7 @@ impl Round {
     fn add(&mut self, shard: ShardId, feed: Feed, changes: Vec<SessionChange>) {
         for change in changes {
             let Some(client) = change.client else { continue };
-            let row = change.row.map(|mut row| {
-                row.in_flight.clear();
-                row.received.clear();
-                row.will = None;
-                row.subscriptions.iter_mut().for_each(|subscription| subscription.since.clear());
-                rows::write_session(feed.resync, &row)
-            });
+            let row = change.row.map(|row| rows::write_session(feed.resync, &metadata(row)));
             self.rows.insert(rows::session_key(shard, &client), row);
         }
     }
@@ -323,6 +323,15 @@ impl Round {
     fn answer(&mut self, shard: ShardId, index: u64, resync: bool) {
         self.answers.insert(shard, SessionFeedDone { shard: u32::from(shard.0), index, resync });
     }
+}
+
+/// What is kept of a row: what is in flight is the home shard's alone.
+fn metadata(mut row: SessionRow) -> SessionRow {
+    row.in_flight.clear();
+    row.received.clear();
+    row.will = None;
+    row.subscriptions.iter_mut().for_each(|subscription| subscription.since.clear());
+    row
 }
 
 /// Parts that are each small enough for one transaction.
@@ -376,7 +385,25 @@ fn unavailable(error: StoreError) -> Status {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_proto::shard::{InFlight, Received, Subscription, Will};
+
     use super::*;
+
+    #[test]
+    fn only_metadata_is_kept() {
+        let subscription =
+            Subscription { filter: "a".into(), since: vec![7], ..Subscription::default() };
+        let row = SessionRow {
+            epoch: 3,
+            subscriptions: vec![subscription.clone()],
+            in_flight: vec![InFlight::default()],
+            received: vec![Received::default()],
+            will: Some(Will::default()),
+            ..SessionRow::default()
+        };
+        let subscriptions = vec![Subscription { since: Vec::new(), ..subscription }];
+        assert_eq!(metadata(row), SessionRow { epoch: 3, subscriptions, ..SessionRow::default() });
+    }
 
     #[test]
     fn rows_are_parted_by_number_and_by_bytes() {

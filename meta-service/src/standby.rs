@@ -7,13 +7,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use holdfast_proto::meta::{GatewayInfo, ListSessionsReply, ListSessionsRequest, Topology};
+use holdfast_proto::meta::{GatewayInfo, Topology};
 use parking_lot::Mutex;
 use tokio::time::sleep;
 use tonic::Status;
 
 use crate::{
-    rows, sessions,
+    rows,
     store::{Range, Revision, Store, StoreError, all},
 };
 
@@ -46,16 +46,6 @@ impl Standby {
             return Ok(topology.clone());
         }
         Ok(Arc::new(read(self.store()?).await?))
-    }
-
-    /// A page of sessions.
-    pub(crate) async fn list(
-        &self,
-        list_max: usize,
-        request: ListSessionsRequest,
-    ) -> Result<ListSessionsReply, Status> {
-        let shards = u16::try_from(self.describe().await?.shards).unwrap_or(u16::MAX);
-        sessions::list(self.store()?, shards, list_max, request).await
     }
 
     /// Keeps the topology as it is in the store, for as long as this is polled.

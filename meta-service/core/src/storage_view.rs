@@ -4,8 +4,8 @@
 use holdfast_proto::{
     ids::SiteId,
     meta::{
-        GatewayInfo, Liveness, ReplicaInfo, ReplicaReport, ShardInfo, ShardPin, SiteDetail,
-        SiteInfo, SiteState, StorageDescription, Topology, Transition,
+        GatewayInfo, Liveness, ReplicaInfo, ReplicaReport, ShardInfo, ShardPin, SiteInfo,
+        SiteState, Topology,
     },
 };
 
@@ -242,32 +242,6 @@ fn transition(
         to: joining.map(|replica| SiteId(replica.site_id)),
         votes_moved: votes(joining) != Some(false) && votes(leaving) == Some(false),
         missing_bytes: said.map_or(0, |said| said.missing_bytes),
-    }
-}
-
-/// The same, for those who ask over gRPC.
-pub fn description(view: ClusterView, topology: Topology) -> StorageDescription {
-    let sites = view.sites.into_iter().map(|site| SiteDetail {
-        info: Some(site.info),
-        replicas: site.replicas,
-        leading: site.leading,
-        holding: site.holding,
-        used_bytes: site.used_bytes,
-        capacity_bytes: site.capacity_bytes,
-        missing_bytes: site.missing_bytes,
-    });
-    let transitions = view.transitions.into_iter().map(|transition| Transition {
-        shard: transition.shard,
-        from_site: transition.from.map_or(0, |site| site.0),
-        to_site: transition.to.map_or(0, |site| site.0),
-        votes_moved: transition.votes_moved,
-        missing_bytes: transition.missing_bytes,
-    });
-    StorageDescription {
-        topology: Some(topology),
-        sites: sites.collect(),
-        transitions: transitions.collect(),
-        held_back: view.held_back.unwrap_or_default(),
     }
 }
 

@@ -7,6 +7,7 @@ use axum::{
     http::{Method, header},
     response::IntoResponse,
 };
+use holdfast_admin_api::BASE;
 use utoipa::openapi::{
     OpenApi, SecurityRequirement, Tag,
     info::{InfoBuilder, LicenseBuilder},
@@ -70,6 +71,29 @@ fn operations(item: &PathItem) -> impl Iterator<Item = (Method, &Operation)> {
         (Method::DELETE, &item.delete),
     ];
     all.into_iter().filter_map(|(method, operation)| Some((method, operation.as_ref()?)))
+}
+
+/// Gives every operation a name of its own, as `put_shards_shard_leader`: clients in other languages are generated
+/// by it.
+pub(crate) fn name_operations(document: &mut OpenApi) {
+    for (path, item) in &mut document.paths.paths {
+        let parts = path.strip_prefix(BASE).unwrap_or(path).split(['/', '.']);
+        let parts: Vec<&str> = parts
+            .map(|part| part.trim_matches(['{', '}']))
+            .filter(|part| !part.is_empty())
+            .collect();
+        let all = [
+            ("get", &mut item.get),
+            ("put", &mut item.put),
+            ("post", &mut item.post),
+            ("delete", &mut item.delete),
+        ];
+        for (method, operation) in all {
+            if let Some(operation) = operation {
+                operation.operation_id = Some(format!("{method}_{}", parts.join("_")));
+            }
+        }
+    }
 }
 
 /// Operations that take a query.

@@ -8,9 +8,8 @@ use axum::{
 };
 use holdfast_admin_api::{PROBLEM_JSON, Problem};
 use holdfast_control::steering::SteerRefusal;
-use tonic::Status;
 
-use crate::store::StoreError;
+use crate::{sessions::ListError, store::StoreError};
 
 /// Names of problems, with the HTTP status of each. Names are stable: scripts know them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,14 +180,14 @@ impl From<SteerRefusal> for Refused {
     }
 }
 
-/// A listing of the registry failed.
-impl From<Status> for Refused {
-    fn from(status: Status) -> Refused {
-        let kind = match status.code() {
-            tonic::Code::DataLoss => Kind::DamagedRow,
-            _ => Kind::Unavailable,
-        };
-        Refused::new(kind, status.message())
+impl From<ListError> for Refused {
+    fn from(error: ListError) -> Refused {
+        match error {
+            ListError::Store(error) => error.into(),
+            ListError::Row(bad) => {
+                Refused::new(Kind::DamagedRow, format!("{bad}: restore the store"))
+            }
+        }
     }
 }
 

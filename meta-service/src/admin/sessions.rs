@@ -5,10 +5,7 @@ use std::sync::Arc;
 use axum::{Json, extract::State};
 use holdfast_admin_api::{Lag, Problem, Session, SessionPage, SessionQuery, SessionSubscription};
 use holdfast_node_kit::clock;
-use holdfast_proto::{
-    meta::{ListSessionsRequest, SessionChange},
-    shard::{ClientKey, SessionRow, Subscription},
-};
+use holdfast_proto::shard::{ClientKey, SessionRow, Subscription};
 
 use super::{
     Api,
@@ -18,6 +15,7 @@ use super::{
     lag, messages,
     problem::{Kind, Refused},
 };
+use crate::sessions::{Listed, Wanted};
 
 /// Expiry interval of sessions that never end.
 const FOR_EVER: u32 = u32::MAX;
@@ -69,19 +67,14 @@ pub(super) async fn list(
     Lead(leading): Lead,
     Asked(query): Asked<SessionQuery>,
 ) -> Result<Json<SessionPage>, Refused> {
-    let request = ListSessionsRequest {
-        after: cursor::read::<ClientKey>(query.after.as_deref())?,
-        client_id_prefix: prefix(query.prefix)?,
-        limit: u32::try_from(limit(query.limit)?).unwrap_or(u32::MAX),
+    let wanted = Wanted {
+        after: cursor::read(query.after.as_deref())?,
+        prefix: prefix(query.prefix)?,
+        limit: limit(query.limit)?,
     };
-    let page = leading.sessions.list(request).await?;
-    let last = page.sessions.last().and_then(|change| change.client.as_ref());
-    let next = last.filter(|_| page.more).map(cursor::write);
-    let wanted = |row: &SessionRow| query.connected.is_none_or(|is| is == row.owner.is_some());
-    let found = page.sessions.into_iter().filter_map(|SessionChange { client, row }| {
-        Some((client?, row.filter(|row| wanted(row))?))
-    });
-    let found: Vec<(ClientKey, SessionRow)> = found.collect();
+    let Listed { sessions: mut found, more } = leading.sessions.list(wanted).await?;
+    let next = found.last().filter(|_| more).map(|(client, _)| cursor::write(client));
+    found.retain(|(_, row)| query.connected.is_none_or(|is| is == row.owner.is_some()));
     let shards = leading.controller.shards;
     let mut sessions: Vec<Session> =
         found.iter().map(|(client, row)| session(client, row, shards)).collect();

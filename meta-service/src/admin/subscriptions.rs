@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{Json, extract::State};
 use holdfast_admin_api::{Problem, SubscriptionInfo, SubscriptionPage, SubscriptionQuery};
 use holdfast_proto::{
-    meta::{ListSessionsRequest, SessionChange},
     shard::{ClientKey, Subscription},
     topic,
 };
@@ -18,6 +17,7 @@ use super::{
     extract::{Asked, Lead, limit, prefix},
     problem::{Kind, Refused},
 };
+use crate::sessions;
 
 /// What one client subscribes to.
 struct Held {
@@ -45,15 +45,15 @@ pub(super) async fn list(
         with_subscriptions: true,
     };
     check(query.filter.as_deref(), query.topic.as_deref())?;
-    let request = ListSessionsRequest {
+    let of_registry = sessions::Wanted {
         after: wanted.after.clone(),
-        client_id_prefix: wanted.prefix.clone(),
-        limit: u32::try_from(wanted.limit).unwrap_or(u32::MAX),
+        prefix: wanted.prefix.clone(),
+        limit: wanted.limit,
     };
     let view = cluster::view(&leading).await?;
     let asking = Asking::new(&view, &api.peers);
     let (page, found) = tokio::join!(
-        leading.sessions.list(request),
+        leading.sessions.list(of_registry),
         connected(&asking, live(&view.gateways), &wanted)
     );
     let page = page?;
@@ -64,11 +64,10 @@ pub(super) async fn list(
     }
     let mut whole_to = found.whole_to;
     if page.more {
-        let last = page.sessions.last().and_then(|change| change.client.as_ref()).map(key);
+        let last = page.sessions.last().map(|(client, _)| key(client));
         whole_to = whole_to.into_iter().chain(last).min();
     }
-    for SessionChange { client, row } in page.sessions {
-        let (Some(client), Some(row)) = (client, row) else { continue };
+    for (client, row) in page.sessions {
         let connected = row.owner.is_some() || held.contains_key(&key(&client));
         // Subscriptions of others are not kept in their rows.
         if row.expiry_interval_s > 0 {

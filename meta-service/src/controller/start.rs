@@ -101,7 +101,6 @@ pub(crate) async fn start(
         next_cover: 0,
         steered: HashMap::new(),
         next_steer: 0,
-        describe_storage: Vec::new(),
         describe: Vec::new(),
         gauges: ControllerGauges::new(),
         set_back_logged: false,

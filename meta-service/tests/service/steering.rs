@@ -1,22 +1,29 @@
-//! Operators drain, replace and forget sites over gRPC while fake sites do as they are told.
+//! Operators drain, replace and forget sites while fake sites do as they are told.
 
 use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use holdfast_node_kit::{grpc, health::Health, net, shutdown::Shutdown};
 use holdfast_proto::meta::{
-    DescribeStorageRequest, DrainSiteRequest, ForgetSiteRequest, Liveness, ReplaceSiteRequest,
-    ReplicaReport, ShardRetention, SiteReport, SiteState, SiteUpdate, StorageDescription, Topology,
-    meta_client::MetaClient, steering_client::SteeringClient,
+    Liveness, ReplicaReport, ShardRetention, SiteReport, SiteUpdate, Topology,
+    meta_client::MetaClient,
 };
+use hyper::Method;
 use meta_service::server;
+use serde_json::{Value, json};
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Code, Streaming, transport::Channel};
+use tonic::{Streaming, transport::Channel};
 
-use crate::peers::{LEASE_MS, configured, site_report};
+use crate::{
+    etcd::free_ports,
+    peers::{LEASE_MS, configured, site_report},
+    rest::{Answer, Rest, basic},
+};
+
+const PASSWORD: &str = "an operator's password";
 
 struct Operator {
-    client: SteeringClient<Channel>,
+    rest: Rest,
     channel: Channel,
     shutdown: Shutdown,
     health: Health,
@@ -27,17 +34,20 @@ impl Operator {
     async fn start(directory: &Path) -> Operator {
         let listener = net::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let admin = format!("127.0.0.1:{}", free_ports(1)[0]);
+        std::fs::write(directory.join("admin-password"), PASSWORD).unwrap();
         let text = format!(
             "name = \"test\"\ndata_dir = {directory:?}\ngrpc_listen = \"{address}\"\n\
-             http_listen = \"127.0.0.1:0\"\nshards = 8\nlease_ms = {LEASE_MS}\n"
+             http_listen = \"127.0.0.1:0\"\nshards = 8\nlease_ms = {LEASE_MS}\n\
+             [admin]\nlisten = \"{admin}\"\n"
         );
         let config = configured(directory, &text);
         let (shutdown, health) = (Shutdown::new(), Health::new());
         let run = server::run(config, listener, shutdown.clone(), health.clone());
         let task = tokio::spawn(async move { run.await.unwrap() });
         let channel = grpc::connect(&address).await.unwrap();
-        let client = SteeringClient::new(channel.clone());
-        Operator { client, channel, shutdown, health, task }
+        let rest = Rest::new(&admin, basic("admin", PASSWORD));
+        Operator { rest, channel, shutdown, health, task }
     }
 
     async fn stop(self) {
@@ -50,24 +60,19 @@ impl Operator {
         FakeSite { task }
     }
 
-    async fn describe(&mut self) -> StorageDescription {
-        self.client.describe_storage(DescribeStorageRequest {}).await.unwrap().into_inner()
-    }
-
-    async fn until(&mut self, wanted: impl Fn(&StorageDescription) -> bool) -> StorageDescription {
+    async fn until(&self, wanted: impl Fn(&Value) -> bool) -> Value {
         let mut beat = tokio::time::interval(Duration::from_millis(50));
         loop {
             beat.tick().await;
-            let description = self.describe().await;
-            if wanted(&description) {
-                return description;
+            let seen = self.rest.get("/sites").await.ok();
+            if wanted(&seen) {
+                return seen;
             }
         }
     }
 
-    async fn drain(&mut self, site: &str, cancel: bool) -> Result<u64, tonic::Status> {
-        let request = DrainSiteRequest { site: site.to_owned(), cancel };
-        self.client.drain_site(request).await.map(|reply| reply.into_inner().site_id)
+    async fn post(&self, path: &str) -> Answer {
+        self.rest.call(Method::POST, path, None).await
     }
 }
 
@@ -139,98 +144,88 @@ fn obey(report: &mut SiteReport, topology: &Topology) {
     }
 }
 
-fn site(description: &StorageDescription, id: u64) -> (SiteState, u32, u32) {
-    let detail = description
-        .sites
-        .iter()
-        .find(|detail| detail.info.as_ref().is_some_and(|info| info.site_id == id));
-    let detail = detail.unwrap();
-    (detail.info.as_ref().unwrap().state(), detail.replicas, detail.holding)
+fn sites(seen: &Value) -> &[Value] {
+    seen["sites"].as_array().unwrap()
+}
+
+/// State, replicas and former replicas of a site.
+fn site<'a>(seen: &'a Value, name: &str) -> (&'a str, u64, u64) {
+    let site = sites(seen).iter().find(|site| site["name"] == name).unwrap();
+    let count = |of: &str| site[of].as_u64().unwrap();
+    (site["state"].as_str().unwrap(), count("replicas"), count("holding"))
+}
+
+fn is_led(seen: &Value) -> bool {
+    sites(seen).iter().map(|site| site["leading"].as_u64().unwrap()).sum::<u64>() == 8
+}
+
+fn is_even(seen: &Value) -> bool {
+    seen["transitions"] == json!([]) && sites(seen).iter().all(|site| site["replicas"] == 6)
+}
+
+fn is_down(seen: &Value, name: &str) -> bool {
+    sites(seen).iter().any(|site| site["name"] == name && site["liveness"] == "down")
 }
 
 #[tokio::test]
 async fn a_cluster_grows_and_a_site_is_drained_and_forgotten() {
     let directory = tempfile::tempdir().unwrap();
-    let mut operator = Operator::start(directory.path()).await;
-    let mut sites: Vec<FakeSite> = (1..=3).map(|id| operator.site(site_report(id))).collect();
-    operator.until(|seen| seen.sites.iter().map(|site| site.leading).sum::<u32>() == 8).await;
+    let operator = Operator::start(directory.path()).await;
+    let mut fakes: Vec<FakeSite> = (1..=3).map(|id| operator.site(site_report(id))).collect();
+    operator.until(is_led).await;
 
-    let refusal = operator.drain("site-2", false).await.unwrap_err();
-    assert_eq!(refusal.code(), Code::FailedPrecondition);
-    assert!(refusal.message().contains("add a storage node first"), "{}", refusal.message());
-    let unknown = operator.drain("elsewhere", false).await.unwrap_err();
-    assert_eq!(unknown.code(), Code::NotFound);
-    assert!(unknown.message().contains("site-1, site-2, site-3"), "{}", unknown.message());
+    let refused = operator.post("/sites/site-2/drain").await;
+    assert_eq!((refused.status, refused.problem()), (409, "too-few-sites"));
+    assert!(refused.detail().contains("add a storage node first"), "{refused:?}");
+    let unknown = operator.post("/sites/elsewhere/drain").await;
+    assert_eq!((unknown.status, unknown.problem()), (404, "unknown-site"));
+    assert!(unknown.detail().contains("site-1, site-2, site-3"), "{unknown:?}");
 
-    sites.push(operator.site(site_report(4)));
-    let grown = operator
-        .until(|seen| {
-            seen.transitions.is_empty() && seen.sites.iter().all(|site| site.replicas == 6)
-        })
-        .await;
-    assert_eq!((grown.sites.len(), grown.held_back.as_str()), (4, ""));
+    fakes.push(operator.site(site_report(4)));
+    let grown = operator.until(|seen| is_even(seen) && sites(seen).len() == 4).await;
+    assert_eq!(grown["held_back"], Value::Null);
 
-    assert_eq!(operator.drain("0000000000000002", false).await.unwrap(), 2);
-    let drained = operator.until(|seen| site(seen, 2).0 == SiteState::Drained).await;
-    assert_eq!(site(&drained, 2), (SiteState::Drained, 0, 0));
-    let placement = drained.topology.unwrap().placement;
-    let full = |shard: &holdfast_proto::meta::ShardInfo| {
-        shard.replicas.iter().map(|replica| replica.site_id).collect::<BTreeSet<_>>()
-            == BTreeSet::from([1, 3, 4])
-    };
-    assert!(placement.iter().all(full));
+    assert_eq!(operator.post("/sites/0000000000000002/drain").await.ok()["name"], "site-2");
+    let drained = operator.until(|seen| site(seen, "site-2").0 == "drained").await;
+    assert_eq!(site(&drained, "site-2"), ("drained", 0, 0));
+    let shards = operator.rest.get("/shards").await.ok();
+    for shard in shards["shards"].as_array().unwrap() {
+        let replicas = shard["replicas"].as_array().unwrap().iter();
+        let having: BTreeSet<_> = replicas.map(|one| one["site"].as_str().unwrap()).collect();
+        assert_eq!(having, BTreeSet::from(["site-1", "site-3", "site-4"]));
+    }
 
-    let forget = || ForgetSiteRequest { site: "site-2".to_owned() };
-    let up = operator.client.forget_site(forget()).await.unwrap_err();
-    assert_eq!(up.code(), Code::FailedPrecondition);
-    drop(sites.remove(1));
-    let is_down = |seen: &StorageDescription| {
-        seen.sites
-            .iter()
-            .filter_map(|site| site.info.as_ref())
-            .any(|info| info.site_id == 2 && info.liveness() == Liveness::Down)
-    };
-    operator.until(is_down).await;
-    operator.client.forget_site(forget()).await.unwrap();
-    assert_eq!(operator.describe().await.sites.len(), 3);
+    assert_eq!(operator.rest.delete("/sites/site-2").await.problem(), "site-up");
+    drop(fakes.remove(1));
+    operator.until(|seen| is_down(seen, "site-2")).await;
+    assert_eq!(operator.rest.delete("/sites/site-2").await.status, 204);
+    assert_eq!(sites(&operator.rest.get("/sites").await.ok()).len(), 3);
     operator.stop().await;
 }
 
 #[tokio::test]
 async fn a_site_that_is_down_is_replaced_on_request() {
     let directory = tempfile::tempdir().unwrap();
-    let mut operator = Operator::start(directory.path()).await;
-    let mut sites: Vec<FakeSite> = (1..=4).map(|id| operator.site(site_report(id))).collect();
-    operator
-        .until(|seen| {
-            seen.transitions.is_empty() && seen.sites.iter().all(|site| site.replicas == 6)
-        })
-        .await;
-    let replace = || ReplaceSiteRequest { site: "site-4".to_owned() };
-    let up = operator.client.replace_site(replace()).await.unwrap_err();
-    assert!(up.message().contains("drain it instead"), "{}", up.message());
-    drop(sites.pop());
-    let is_down = |seen: &StorageDescription| {
-        seen.sites
-            .iter()
-            .filter_map(|site| site.info.as_ref())
-            .any(|info| info.site_id == 4 && info.liveness() == Liveness::Down)
-    };
-    let down = operator.until(is_down).await;
-    assert_eq!(site(&down, 4).0, SiteState::Active, "nobody is given up in a moment");
-    operator.client.replace_site(replace()).await.unwrap();
-    operator
-        .until(|seen| site(seen, 4) == (SiteState::Lost, 0, 0) && seen.transitions.is_empty())
-        .await;
+    let operator = Operator::start(directory.path()).await;
+    let mut fakes: Vec<FakeSite> = (1..=4).map(|id| operator.site(site_report(id))).collect();
+    operator.until(|seen| is_even(seen) && sites(seen).len() == 4).await;
+    let up = operator.post("/sites/site-4/replace").await;
+    assert!(up.detail().contains("drain it instead"), "{up:?}");
+    drop(fakes.pop());
+    let down = operator.until(|seen| is_down(seen, "site-4")).await;
+    assert_eq!(site(&down, "site-4").0, "active", "nobody is given up in a moment");
+    operator.post("/sites/site-4/replace").await.ok();
+    let is_lost = |seen: &Value| site(seen, "site-4") == ("lost", 0, 0);
+    operator.until(|seen| is_lost(seen) && seen["transitions"] == json!([])).await;
     operator.stop().await;
 }
 
 #[tokio::test]
 async fn sites_are_told_what_is_consumed() {
     let directory = tempfile::tempdir().unwrap();
-    let mut operator = Operator::start(directory.path()).await;
-    let _sites: Vec<FakeSite> = (1..=3).map(|id| operator.site(site_report(id))).collect();
-    operator.until(|seen| seen.sites.iter().map(|site| site.leading).sum::<u32>() == 8).await;
+    let operator = Operator::start(directory.path()).await;
+    let _fakes: Vec<FakeSite> = (1..=3).map(|id| operator.site(site_report(id))).collect();
+    operator.until(is_led).await;
     let (sender, reports) = mpsc::channel(4);
     sender.send(site_report(4)).await.unwrap();
     let mut client = MetaClient::new(operator.channel.clone());
@@ -247,17 +242,17 @@ async fn sites_are_told_what_is_consumed() {
 #[tokio::test]
 async fn a_store_that_was_set_back_is_not_ready() {
     let directory = tempfile::tempdir().unwrap();
-    let mut operator = Operator::start(directory.path()).await;
-    let _sites: Vec<FakeSite> = (1..=3).map(|id| operator.site(site_report(id))).collect();
-    operator.until(|seen| seen.sites.len() == 3).await;
+    let operator = Operator::start(directory.path()).await;
+    let _fakes: Vec<FakeSite> = (1..=3).map(|id| operator.site(site_report(id))).collect();
+    operator.until(|seen| sites(seen).len() == 3).await;
     let ahead = SiteReport { topology_version: 10_000, ..site_report(4) };
     let (sender, reports) = mpsc::channel(4);
     sender.send(ahead).await.unwrap();
     let mut client = MetaClient::new(operator.channel.clone());
     let _updates = client.site(ReceiverStream::new(reports)).await.unwrap();
-    operator.until(|seen| seen.held_back.contains("set back")).await;
+    operator.until(|seen| seen["held_back"].to_string().contains("set back")).await;
     assert!(operator.health.reason().is_some_and(|reason| reason.contains("older")));
-    let refusal = operator.drain("site-1", false).await.unwrap_err();
-    assert_eq!(refusal.code(), Code::FailedPrecondition);
+    let refused = operator.post("/sites/site-1/drain").await;
+    assert_eq!((refused.status, refused.problem()), (409, "store-set-back"));
     operator.stop().await;
 }

@@ -2,7 +2,7 @@
 
 use holdfast_proto::{
     ids::SiteId,
-    meta::{Liveness, SiteInfo, SiteState, StorageDescription},
+    meta::{Liveness, SiteInfo, SiteState},
 };
 
 use super::{Control, Now};
@@ -122,11 +122,6 @@ impl Control {
     pub fn describe(&self, now: Now) -> ClusterView {
         let held_back = self.held_back(now);
         storage_view::describe(&self.membership, &self.reports, held_back, self.routes.len())
-    }
-
-    /// The same for those who ask over gRPC.
-    pub fn describe_storage(&self, now: Now) -> StorageDescription {
-        storage_view::description(self.describe(now), self.membership.topology())
     }
 
     /// Merges retention and counts figures, from time to time.
