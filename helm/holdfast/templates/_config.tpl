@@ -95,7 +95,7 @@
 {{- if .Values.etcd.enabled -}}
 {{- $endpoints := list -}}
 {{- range $host := include "holdfast.etcd.hosts" . | fromJsonArray -}}
-{{- $endpoints = append $endpoints (printf "http://%s:2379" $host) -}}
+{{- $endpoints = append $endpoints (printf "%s://%s:2379" (include "holdfast.etcd.scheme" $) $host) -}}
 {{- end -}}
 {{- $_ := set $client "endpoints" $endpoints -}}
 {{- end -}}
@@ -123,6 +123,18 @@
 {{- $hosts = append $hosts (printf "%s-%d.%s" $name $ordinal $service) -}}
 {{- end -}}
 {{- toJson $hosts -}}
+{{- end -}}
+
+{{- define "holdfast.etcd.scheme" -}}
+{{- ternary "https" "http" .Values.etcd.tls.enabled -}}
+{{- end -}}
+
+{{- define "holdfast.etcdServerTlsSecret" -}}
+{{- if .Values.etcd.tls.certManager.enabled -}}
+{{- printf "%s-etcd-server" (include "holdfast.fullname" .) -}}
+{{- else -}}
+{{- .Values.etcd.tls.server.existingSecret -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "holdfast.etcdTlsSecret" -}}

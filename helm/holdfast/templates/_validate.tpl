@@ -123,15 +123,33 @@ meta.replicas: {{ int .Values.meta.replicas }} meta-services cannot share a sled
 {{- define "holdfast.validate.etcd" -}}
 {{- if eq .Values.meta.store "etcd" -}}
 {{- $etcd := .Values.etcd -}}
+{{- if and $etcd.tls.enabled (not $etcd.tls.existingSecret) (not $etcd.tls.certManager.enabled) }}
+etcd.tls: needs etcd.tls.existingSecret or etcd.tls.certManager.enabled.
+{{- end -}}
+{{- if and $etcd.tls.enabled $etcd.tls.existingSecret $etcd.tls.certManager.enabled }}
+etcd.tls: either existingSecret or certManager, not both.
+{{- end -}}
+{{- if and $etcd.tls.enabled $etcd.tls.certManager.enabled (not $etcd.tls.certManager.issuerRef.name) }}
+etcd.tls.certManager.issuerRef.name: is needed: the issuer that etcd trusts.
+{{- end -}}
+{{- if ne (empty $etcd.tls.certKey) (empty $etcd.tls.keyKey) }}
+etcd.tls: certKey and keyKey go together; both empty means no client certificate.
+{{- end -}}
+{{- if and $etcd.enabled $etcd.tls.enabled (not $etcd.tls.certManager.enabled) (not $etcd.tls.server.existingSecret) }}
+etcd.tls.server.existingSecret: the chart's own etcd needs a certificate, too: give this Secret, or set etcd.tls.certManager.enabled.
+{{- end -}}
+{{- if and $etcd.enabled $etcd.tls.enabled (not $etcd.tls.certKey) }}
+etcd.tls.certKey: the chart's own etcd asks for a client certificate.
+{{- end -}}
+{{- if and (not $etcd.enabled) $etcd.tls.server.existingSecret }}
+etcd.tls.server.existingSecret: is for the chart's own etcd alone, and etcd.enabled is false.
+{{- end -}}
 {{- if $etcd.enabled -}}
 {{- if $etcd.endpoints }}
 etcd.endpoints: are those of an etcd of yours, but etcd.enabled runs the chart's own: set etcd.enabled to false, or leave the endpoints out.
 {{- end -}}
 {{- if not (has (int $etcd.replicas) (list 1 3 5)) }}
 etcd.replicas: {{ int $etcd.replicas }} members are not possible: 1, 3 or 5. With an even number as many may fail as with one less.
-{{- end -}}
-{{- if $etcd.tls.enabled }}
-etcd.tls: the chart's own etcd speaks no TLS; keep others off it with networkPolicy.enabled, or use an etcd of yours (etcd.enabled=false, etcd.endpoints).
 {{- end -}}
 {{- if $etcd.auth.user }}
 etcd.auth: the chart's own etcd has no users; use an etcd of yours (etcd.enabled=false, etcd.endpoints).
@@ -150,18 +168,6 @@ etcd.endpoints: {{ . }} is not https://, which etcd.tls.enabled asks for.
 {{- else if and (not $etcd.tls.enabled) (hasPrefix "https://" .) }}
 etcd.endpoints: {{ . }} needs etcd.tls.enabled and a Secret with its certificate authority.
 {{- end -}}
-{{- end -}}
-{{- if and $etcd.tls.enabled (not $etcd.tls.existingSecret) (not $etcd.tls.certManager.enabled) }}
-etcd.tls: needs etcd.tls.existingSecret or etcd.tls.certManager.enabled.
-{{- end -}}
-{{- if and $etcd.tls.enabled $etcd.tls.existingSecret $etcd.tls.certManager.enabled }}
-etcd.tls: either existingSecret or certManager, not both.
-{{- end -}}
-{{- if and $etcd.tls.enabled $etcd.tls.certManager.enabled (not $etcd.tls.certManager.issuerRef.name) }}
-etcd.tls.certManager.issuerRef.name: is needed: the issuer that etcd trusts.
-{{- end -}}
-{{- if ne (empty $etcd.tls.certKey) (empty $etcd.tls.keyKey) }}
-etcd.tls: certKey and keyKey go together; both empty means no client certificate.
 {{- end -}}
 {{- if and $.Values.networkPolicy.enabled $.Values.networkPolicy.egress (not $.Values.networkPolicy.extraEgress) }}
 networkPolicy.extraEgress: meta-services could not reach your etcd (etcd.endpoints): let them, or set networkPolicy.egress to false.
@@ -219,6 +225,12 @@ storage.zones: {{ $live.metadata.name }} would be removed with {{ dig "spec" "re
 {{- end -}}
 {{- end -}}
 {{- $etcd := lookup "apps/v1" "StatefulSet" $namespace (printf "%s-etcd" $fullname) | default dict -}}
+{{- if and $etcd .Values.etcd.enabled -}}
+{{- $args := dig "spec" "template" "spec" "containers" list $etcd | first | default dict | dig "args" list | join " " -}}
+{{- if ne (contains "--listen-peer-urls=https" $args) .Values.etcd.tls.enabled }}
+etcd.tls.enabled: members know each other by URLs, so this is fixed when etcd forms: keep it.
+{{- end -}}
+{{- end -}}
 {{- $sled := lookup "apps/v1" "StatefulSet" $namespace (printf "%s-meta" $fullname) | default dict -}}
 {{- $metas := lookup "apps/v1" "Deployment" $namespace (printf "%s-meta" $fullname) | default dict -}}
 {{- if and $metas (eq .Values.meta.store "sled") }}

@@ -17,8 +17,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use self::container::Container;
+use self::container::Container;
 use self::network::Network;
+pub use self::network::address;
+
 use crate::manifests::{Manifests, list, name_of, selects, text};
 
 /// Nothing takes as long unless it hangs.

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "only tests use this crate, and they say it by panicking")]
 
+pub mod certificates;
 pub mod chart;
 pub mod kubelet;
 pub mod live;

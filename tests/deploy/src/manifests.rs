@@ -23,6 +23,13 @@ impl Manifests {
         Manifests(objects.collect())
     }
 
+    /// With others.
+    #[must_use]
+    pub fn with(mut self, objects: impl IntoIterator<Item = Value>) -> Manifests {
+        self.0.extend(objects);
+        self
+    }
+
     /// All of them.
     pub fn all(&self) -> &[Value] {
         &self.0

@@ -81,6 +81,8 @@ fn what_never_changes_is_kept() {
     assert!(told.contains("meta.store: the running release has its metadata in sled"), "{told}");
     let told = refused(&defaults, defaults.clone().set(&["etcd.replicas=5"]));
     assert!(told.contains("etcd.replicas: there are 3 members"), "{told}");
+    let told = refused(&defaults, Rendering::of("ci/own-etcd-tls-values.yaml"));
+    assert!(told.contains("etcd.tls.enabled: members know each other by URLs"), "{told}");
     for component in ["storage", "etcd"] {
         let set = format!("{component}.persistence.size=64Gi");
         let told = refused(&defaults, defaults.clone().set(&[&set]));
@@ -88,8 +90,12 @@ fn what_never_changes_is_kept() {
         assert!(told.contains("--cascade=orphan"), "{told}");
     }
     // An API server writes sizes in its own way.
-    let written = live(&defaults.clone().set(&["storage.persistence.size=1.5Gi", "etcd.persistence.size=2048Mi"]));
-    let same = defaults.set(&["storage.persistence.size=1536Mi", "etcd.persistence.size=2Gi"]).over(&written);
+    let written = live(
+        &defaults.clone().set(&["storage.persistence.size=1.5Gi", "etcd.persistence.size=2048Mi"]),
+    );
+    let same = defaults
+        .set(&["storage.persistence.size=1536Mi", "etcd.persistence.size=2Gi"])
+        .over(&written);
     assert!(same.template(Helm::Three).is_ok());
 }
 

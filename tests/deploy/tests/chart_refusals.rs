@@ -5,7 +5,7 @@
 use holdfast_deploy::chart::{Helm, Rendering};
 
 /// Values, and what both helms must say.
-const REFUSED: [(&str, &[&str], &[&str]); 45] = [
+const REFUSED: [(&str, &[&str], &[&str]); 47] = [
     // By the schema: helm 3 and 4 say it in words of their own.
     ("", &["gateway.replica=3"], &["gateway", "replica"]),
     ("", &["gatewy.replicas=3"], &["gatewy"]),
@@ -49,7 +49,7 @@ const REFUSED: [(&str, &[&str], &[&str]); 45] = [
     ("", &["etcd.replicas=4"], &["etcd.replicas: 4 members are not possible: 1, 3 or 5"]),
     ("", &["etcd.endpoints={http://e:2379}"], &["etcd.endpoints: are those of an etcd of yours"]),
     ("", &["etcd.enabled=false"], &["etcd.endpoints: meta.store is etcd, so say where it is"]),
-    ("", &["etcd.tls.enabled=true"], &["etcd.tls: the chart's own etcd speaks no TLS"]),
+    ("", &["etcd.tls.enabled=true"], &["etcd.tls: needs etcd.tls.existingSecret or"]),
     (
         "examples/external-etcd.yaml",
         &["etcd.tls.enabled=false"],
@@ -124,6 +124,16 @@ const REFUSED: [(&str, &[&str], &[&str]); 45] = [
         "",
         &["gateway.mqttAdvertise=example.com"],
         &["gateway.mqttAdvertise: example.com is not host:port"],
+    ),
+    (
+        "",
+        &["etcd.tls.enabled=true", "etcd.tls.existingSecret=x"],
+        &["etcd.tls.server.existingSecret: the chart's own etcd needs a certificate, too"],
+    ),
+    (
+        "examples/external-etcd.yaml",
+        &["networkPolicy.enabled=true", "networkPolicy.egress=true"],
+        &["networkPolicy.extraEgress: meta-services could not reach your etcd"],
     ),
     (
         "",

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use holdfast_deploy::certificates::Authority;
 use holdfast_deploy::chart::Rendering;
-use holdfast_deploy::kubelet::Node;
+use holdfast_deploy::kubelet::{Node, address};
 use holdfast_deploy::manifests::Manifests;
 use holdfast_e2e::client::Client;
 use holdfast_e2e::packet::{Connect, Version};
@@ -22,6 +23,19 @@ async fn the_defaults_with_an_etcd_of_three_serve() {
     let node = Node::start(manifests(Rendering::defaults()));
     assert_eq!(count(&node), (2, 3, 2, 3));
     serves(node).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn an_etcd_of_its_own_over_tls_serves() {
+    // Pods here find each other by address. Whoever opens a connection does so from 127.0.0.1.
+    let addresses: Vec<String> = (1..=10).map(address).chain(["127.0.0.1".to_owned()]).collect();
+    let authority = Authority::default();
+    let secrets = [
+        authority.secret("rel-holdfast-etcd-server", &addresses),
+        authority.secret("rel-holdfast-etcd-client", &[]),
+    ];
+    let rendered = manifests(Rendering::of("ci/own-etcd-tls-values.yaml"));
+    serves(Node::start(rendered.with(secrets))).await;
 }
 
 /// As an upgrade, for its hooks. Few threads, because all pods share one machine; small segments of the log, because

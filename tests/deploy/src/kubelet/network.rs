@@ -37,8 +37,8 @@ pub(super) fn plan(manifests: &Manifests) -> Vec<Planned> {
     pods
 }
 
-/// An address of this process alone: others run tests beside it.
-fn address(number: usize) -> String {
+/// Address of the n-th pod; of this process alone, because others run tests beside it.
+pub fn address(number: usize) -> String {
     let pid = std::process::id() % 50_000;
     format!("127.{}.{}.{number}", 16 + pid / 250, 1 + pid % 250)
 }
