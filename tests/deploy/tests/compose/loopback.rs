@@ -63,11 +63,16 @@ impl Loopback {
         for word in service.command() {
             command.arg(self.here(service, &word));
         }
-        for (name, value) in service.value["environment"].as_object().unwrap() {
-            command.env(name, self.here(service, text(value)));
-        }
+        command.envs(self.environment(service));
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.spawn().unwrap_or_else(|error| panic!("{}: {error}", service.name))
+    }
+
+    /// What has no value is taken from whoever starts it.
+    fn environment(&self, service: &Service) -> Vec<(String, String)> {
+        let variables = service.value["environment"].as_object().unwrap().iter();
+        let set = variables.filter_map(|(name, value)| Some((name, value.as_str()?)));
+        set.map(|(name, value)| (name.clone(), self.here(service, value))).collect()
     }
 
     /// A word of a service's command, file or environment with names and paths as they are here.
@@ -151,9 +156,7 @@ impl Loopback {
     pub(crate) fn command(&self, args: &[&str]) -> String {
         let service = self.service("holdfast").clone();
         let mut holdfast = Command::new(program("holdfast"));
-        for (name, value) in service.value["environment"].as_object().unwrap() {
-            holdfast.env(name, self.here(&service, text(value)));
-        }
+        holdfast.envs(self.environment(&service));
         let output = run(holdfast.args(args));
         assert!(output.status.success(), "holdfast {args:?}: {}\n{}", said(&output), self.logs());
         String::from_utf8(output.stdout).unwrap()

@@ -138,7 +138,10 @@ impl<'a> Pods<'a> {
             let container = pod.container();
             self.podman.run(&["stop", "--time", &grace, &container]);
             let code = self.inspect(&pod.name)["State"]["ExitCode"].clone();
-            assert_eq!(code, 0, "{} ended with {code} ({} s of grace)", pod.name, grace);
+            if code != 0 {
+                self.show_logs();
+                panic!("{} ended with {code} ({grace} s of grace)", pod.name);
+            }
         }
     }
 

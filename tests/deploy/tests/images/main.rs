@@ -58,7 +58,8 @@ fn an_image_is_small_and_starts_its_program_as_nobody() {
 }
 
 fn inspect(podman: &Podman, image: &str) -> Value {
-    let images: Vec<Value> = serde_json::from_str(&podman.run(&["image", "inspect", image])).unwrap();
+    let images: Vec<Value> =
+        serde_json::from_str(&podman.run(&["image", "inspect", image])).unwrap();
     images.into_iter().next().unwrap()
 }
 
