@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use futures_util::future::try_join_all;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use self::latency::Latencies;
@@ -187,14 +187,16 @@ async fn measure(args: &BenchArgs, addresses: &[Address], names: &Names) -> Outc
     let meter = Arc::new(Meter::default());
     let run = Run { began, publish_until, wait_until: publish_until + GRACE, meter };
     let (stop, stopped) = watch::channel(false);
-    let receiving: Vec<JoinHandle<Received>> = subscribers
-        .into_iter()
-        .map(|link| tokio::spawn(receive(link, run.clone(), stopped.clone())))
-        .collect();
-    let publishing: Vec<JoinHandle<Outcome<Published>>> = (0..)
-        .zip(publishers)
-        .map(|(n, link)| tokio::spawn(publish(link, plan(args, names, n), run.clone())))
-        .collect();
+    // Dropped with this function, should it be interrupted: nobody connects again.
+    let (mut receiving, mut publishing) = (JoinSet::new(), JoinSet::new());
+    for (n, link) in subscribers.into_iter().enumerate() {
+        let (run, stopped) = (run.clone(), stopped.clone());
+        receiving.spawn(async move { (n, receive(link, run, stopped).await) });
+    }
+    for ((n, number), link) in (0..).enumerate().zip(publishers) {
+        let (run, plan) = (run.clone(), plan(args, names, number));
+        publishing.spawn(async move { (n, publish(link, plan, run).await) });
+    }
     let follow = tokio::spawn(follow(run.clone()));
     let cpu = own_cpu();
     let published = joined(publishing).await?.into_iter().collect::<Outcome<Vec<Published>>>()?;
@@ -223,8 +225,14 @@ fn plan(args: &BenchArgs, names: &Names, number: u32) -> Plan {
     }
 }
 
-async fn joined<T>(tasks: Vec<JoinHandle<T>>) -> Outcome<Vec<T>> {
-    try_join_all(tasks).await.map_err(|error| Failure::failed(format!("a task ended: {error}")))
+/// Results of all tasks, in their order.
+async fn joined<T: 'static>(mut tasks: JoinSet<(usize, T)>) -> Outcome<Vec<T>> {
+    let mut results = Vec::new();
+    while let Some(joined) = tasks.join_next().await {
+        results.push(joined.map_err(|error| Failure::failed(format!("a task ended: {error}")))?);
+    }
+    results.sort_by_key(|(n, _)| *n);
+    Ok(results.into_iter().map(|(_, result)| result).collect())
 }
 
 /// Deliveries that follow from the acknowledgements: exact if all groups have as many subscribers.

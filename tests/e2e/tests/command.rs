@@ -286,6 +286,33 @@ async fn a_session_survives_the_kill_of_its_gateway_in_a_check() {
 }
 
 #[tokio::test]
+async fn verify_finds_a_damaged_file_and_says_where() {
+    let cluster = small().await;
+    let mut away = Client::connect(&cluster.mqtt(1), &Connect::durable(Version::V5, "away")).await;
+    away.subscribe(&[("t/#", 1)]).await;
+    away.disconnect().await;
+    done(&cluster, &["publish", "t/1", "-m", "a message of some length", "--count", "200"]).await;
+    done(&cluster, &["storage", "roll"]).await;
+    eventually("the messages are in a run", || async {
+        json(&cluster, &["storage", "info"]).await["runs"].as_u64().unwrap() > 0
+    })
+    .await;
+    assert_eq!(json(&cluster, &["storage", "verify"]).await["ok"], true);
+    let runs = std::fs::read_dir(cluster.data().join("storage-1/runs")).unwrap();
+    let largest = runs.map(Result::unwrap).max_by_key(|run| run.metadata().unwrap().len());
+    let path = largest.unwrap().path();
+    let mut bytes = std::fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0xff;
+    std::fs::write(&path, bytes).unwrap();
+    let output = cluster.holdfast(&["storage", "verify", "--json"]).await;
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["ok"], false, "{report}");
+    assert_refused(&output, FAILED, "1 of 16 shards are not whole");
+    assert!(text(&output.stderr).contains("storage-1: generation"), "{output:?}");
+}
+
+#[tokio::test]
 async fn a_bench_loses_nothing_and_leaves_nothing_behind() {
     let cluster = small().await;
     let bench = ["bench", "--seconds", "1", "--sessions-offline", "3", "--subscribers", "2"];

@@ -45,7 +45,7 @@ pub(super) struct Published {
 pub(super) async fn publish(mut link: Link, plan: Plan, run: Run) -> Outcome<Published> {
     let mut published = Published::default();
     let mut outbox: Outbox<(u64, Instant)> = Outbox::default();
-    let mut next = 0;
+    let (mut next, mut is_lost) = (0, false);
     loop {
         let now = Instant::now();
         let is_over = now >= run.publish_until;
@@ -75,9 +75,13 @@ pub(super) async fn publish(mut link: Link, plan: Plan, run: Run) -> Outcome<Pub
             () = sleep_until(wake.into()) => continue,
         };
         match event {
-            Ok(event) => note(outbox.on(&event), &mut published, &run),
+            Ok(event) => {
+                is_lost = false;
+                note(outbox.on(&event), &mut published, &run);
+            }
             Err(_) => {
-                run.meter.lost_connections.fetch_add(1, Relaxed);
+                run.meter.lost_connections.fetch_add(u64::from(!is_lost), Relaxed);
+                is_lost = true;
                 sleep(RECONNECT_PAUSE).await;
             }
         }

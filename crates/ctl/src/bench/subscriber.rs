@@ -49,7 +49,7 @@ impl Received {
 
 /// Receives until it is stopped.
 pub(super) async fn receive(mut link: Link, run: Run, mut stop: watch::Receiver<bool>) -> Received {
-    let mut received = Received::default();
+    let (mut received, mut is_lost) = (Received::default(), false);
     loop {
         let message = tokio::select! {
             message = link.message() => message,
@@ -57,12 +57,14 @@ pub(super) async fn receive(mut link: Link, run: Run, mut stop: watch::Receiver<
         };
         match message {
             Ok(message) => {
+                is_lost = false;
                 if let Some(stamp) = Stamp::read(&message.payload) {
                     received.take(stamp, &run);
                 }
             }
             Err(_) => {
-                run.meter.lost_connections.fetch_add(1, Relaxed);
+                run.meter.lost_connections.fetch_add(u64::from(!is_lost), Relaxed);
+                is_lost = true;
                 sleep(RECONNECT_PAUSE).await;
             }
         }

@@ -146,3 +146,17 @@ fn zones_go_round() {
     let zones: Vec<_> = plan.of_role(Role::Storage).into_iter().map(|m| m.zone).collect();
     assert_eq!(zones, ["zone-1", "zone-2", "zone-1"].map(|zone| Some(zone.to_owned())));
 }
+
+#[test]
+fn a_folder_of_an_older_version_gets_a_port_for_the_admin_api() {
+    let (_folder, dir) = folder();
+    let first = lay_out(None, &free_ports(), &dir).expect("laid out");
+    let mut older = serde_json::to_value(&first).expect("json");
+    older["ports"]["meta-1"].as_object_mut().expect("ports").remove("admin");
+    let older: Plan = serde_json::from_value(older).expect("read");
+    assert_eq!(older.of_role(Role::Meta)[0].admin, None);
+    let next = lay_out(Some(&older), &Wish::default(), &dir).expect("laid out");
+    assert!(next.of_role(Role::Meta)[0].admin.is_some());
+    assert!(next.of_role(Role::Storage)[0].admin.is_none());
+    assert_eq!(next.of_role(Role::Gateway), first.of_role(Role::Gateway));
+}
