@@ -197,7 +197,8 @@ async fn measure(args: &BenchArgs, addresses: &[Address], names: &Names) -> Outc
         let (run, plan) = (run.clone(), plan(args, names, number));
         publishing.spawn(async move { (n, publish(link, plan, run).await) });
     }
-    let follow = tokio::spawn(follow(run.clone()));
+    let mut following = JoinSet::new();
+    following.spawn(follow(run.clone()));
     let cpu = own_cpu();
     let published = joined(publishing).await?.into_iter().collect::<Outcome<Vec<Published>>>()?;
     let seconds =
@@ -206,7 +207,7 @@ async fn measure(args: &BenchArgs, addresses: &[Address], names: &Names) -> Outc
     while run.meter.delivered.load(Relaxed) < expected && Instant::now() < run.wait_until {
         sleep(POLL_INTERVAL).await;
     }
-    follow.abort();
+    following.shutdown().await;
     let own_cores = (own_cpu().saturating_sub(cpu)).as_secs_f64() / began.elapsed().as_secs_f64();
     // The receivers are there to hear it.
     let _ = stop.send(true);

@@ -17,7 +17,7 @@ pub(crate) struct GatewaysArgs {
 }
 
 impl Row for GatewayInfo {
-    const TITLES: &'static [&'static str] = &["name", "state", "mqtt", "address", "incarnation"];
+    const TITLES: &'static [&'static str] = &["name", "state", "mqtt", "-address", "-incarnation"];
 
     fn cells(&self) -> Vec<Cell> {
         let (liveness, tone) = sites::liveness(self.liveness);

@@ -9,7 +9,8 @@ const WIDTH_MIN: usize = 8;
 
 /// What a table shows of one thing. The same type is its JSON form.
 pub(crate) trait Row {
-    /// Titles of the columns; one that begins with `>` has its cells at the right.
+    /// Titles of the columns. One that begins with `-` is left out where there is no room for it; `>` after
+    /// that has its cells at the right.
     const TITLES: &'static [&'static str];
 
     /// As many cells as titles.
@@ -89,35 +90,59 @@ pub(crate) fn show<R: Row>(rows: &[R], none: &str) {
     }
 }
 
-fn render_within<R: Row>(rows: &[R], room: usize) -> String {
-    let titles: Vec<Cell> = R::TITLES
-        .iter()
-        .map(|title| Cell::toned(title.trim_start_matches('>'), Tone::Title))
-        .collect();
-    let lines: Vec<Vec<Cell>> =
-        std::iter::once(titles).chain(rows.iter().map(Row::cells)).collect();
-    let widest =
-        |column: usize| lines.iter().filter_map(move |line| line.get(column)).map(Cell::width);
-    let natural = (0..R::TITLES.len()).map(|column| widest(column).max().unwrap_or(0)).collect();
-    let widths = narrowed(natural, room);
-    let text = |line: &Vec<Cell>| {
-        let columns = line.iter().zip(&widths).zip(R::TITLES);
-        let cells = columns.map(|((cell, width), title)| cell.fit(*width, title.starts_with('>')));
-        cells.collect::<Vec<_>>().join(GAP).trim_end().to_owned()
-    };
-    lines.iter().map(text).collect::<Vec<_>>().join("\n")
+/// One column, as its title describes it.
+#[derive(Debug, Clone, Copy)]
+struct Column {
+    at: usize,
+    title: &'static str,
+    right: bool,
+    spare: bool,
+    width: usize,
 }
 
-/// Takes from the widest columns until all fit.
-fn narrowed(mut widths: Vec<usize>, room: usize) -> Vec<usize> {
-    let gaps = GAP.len() * widths.len().saturating_sub(1);
-    while widths.iter().sum::<usize>() + gaps > room {
-        let Some(widest) = widths.iter_mut().max().filter(|widest| **widest > WIDTH_MIN) else {
-            break;
-        };
-        *widest -= 1;
+fn render_within<R: Row>(rows: &[R], room: usize) -> String {
+    let lines: Vec<Vec<Cell>> = rows.iter().map(Row::cells).collect();
+    let columns = R::TITLES.iter().enumerate().map(|(at, described)| {
+        let spare = described.starts_with('-');
+        let described = described.trim_start_matches('-');
+        let title = described.trim_start_matches('>');
+        let cells = lines.iter().filter_map(|line| line.get(at)).map(Cell::width);
+        let width = cells.max().unwrap_or(0).max(title.chars().count());
+        Column { at, title, right: described.starts_with('>'), spare, width }
+    });
+    let columns = fitted(columns.collect(), room);
+    let titles = columns.iter().map(|column| Cell::toned(column.title, Tone::Title));
+    let titles: Vec<String> =
+        titles.zip(&columns).map(|(cell, column)| cell.fit(column.width, column.right)).collect();
+    let cells = |line: &Vec<Cell>| -> Vec<String> {
+        let of = |column: &Column| Some(line.get(column.at)?.fit(column.width, column.right));
+        columns.iter().filter_map(of).collect()
+    };
+    let text = |cells: Vec<String>| cells.join(GAP).trim_end().to_owned();
+    let lines = std::iter::once(titles).chain(lines.iter().map(cells));
+    lines.map(text).collect::<Vec<_>>().join("\n")
+}
+
+/// Leaves spare columns out, from the last on, until all fit; then takes from the widest, and from the
+/// first, which says what a row is about, at last.
+fn fitted(mut columns: Vec<Column>, room: usize) -> Vec<Column> {
+    let fits = |columns: &[Column]| {
+        let gaps = GAP.len() * columns.len().saturating_sub(1);
+        columns.iter().map(|column| column.width).sum::<usize>() + gaps <= room
+    };
+    while !fits(&columns)
+        && let Some(spare) = columns.iter().rposition(|column| column.spare)
+    {
+        columns.remove(spare);
     }
-    widths
+    while !fits(&columns) {
+        let is_wide = |column: &&mut Column| column.width > WIDTH_MIN;
+        let Some((first, others)) = columns.split_first_mut() else { break };
+        let widest = others.iter_mut().filter(is_wide).max_by_key(|column| column.width);
+        let Some(widest) = widest.or_else(|| Some(first).filter(is_wide)) else { break };
+        widest.width -= 1;
+    }
+    columns
 }
 
 #[cfg(test)]
@@ -144,6 +169,25 @@ mod tests {
     fn the_widest_column_gives_way_to_a_narrow_terminal() {
         let text = render_within(&[Line("a-very-long-client-id", 5)], 17);
         assert_eq!(text, "name        count\na-very-lo…      5");
+    }
+
+    #[test]
+    fn spare_columns_go_first() {
+        struct Wide;
+        impl Row for Wide {
+            const TITLES: &'static [&'static str] = &["name", "-address", "->count", "state"];
+
+            fn cells(&self) -> Vec<Cell> {
+                ["storage-1", "127.0.0.1:27526", "12", "up"].map(Cell::from).to_vec()
+            }
+        }
+        assert_eq!(render_within(&[Wide], 80).lines().count(), 2);
+        assert!(render_within(&[Wide], 80).contains("127.0.0.1:27526     12  up"));
+        assert_eq!(
+            render_within(&[Wide], 33),
+            "name       address          state\nstorage-1  127.0.0.1:27526  up"
+        );
+        assert_eq!(render_within(&[Wide], 20), "name       state\nstorage-1  up");
     }
 
     #[test]

@@ -185,7 +185,7 @@ impl ProcessStatus {
 
 impl Row for ProcessStatus {
     const TITLES: &'static [&'static str] =
-        &["process", ">pid", "state", "mqtt", "grpc", "metrics", "admin", "data"];
+        &["process", ">pid", "state", "mqtt", "-grpc", "-metrics", "-admin", "-data"];
 
     fn cells(&self) -> Vec<Cell> {
         let tone = if self.ready { Tone::Good } else { Tone::Bad };

@@ -24,8 +24,17 @@ pub(crate) struct BacklogArgs {
 }
 
 impl Row for BacklogMessage {
-    const TITLES: &'static [&'static str] =
-        &["topic", ">qos", ">age", "state", ">shard", ">position", "publisher", ">size", "payload"];
+    const TITLES: &'static [&'static str] = &[
+        "topic",
+        ">qos",
+        ">age",
+        "state",
+        "->shard",
+        "->position",
+        "-publisher",
+        ">size",
+        "payload",
+    ];
 
     fn cells(&self) -> Vec<Cell> {
         let state = match (self.packet_id, self.expired) {

@@ -11,7 +11,7 @@ use crate::table::{self, Cell, Row};
 
 impl Row for Shard {
     const TITLES: &'static [&'static str] =
-        &[">shard", "leader", ">term", "replicas", "placed", ">next position", ">runs"];
+        &[">shard", "leader", "->term", "replicas", "-placed", "->next position", ">runs"];
 
     fn cells(&self) -> Vec<Cell> {
         let leader = match &self.leader {

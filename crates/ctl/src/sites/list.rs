@@ -30,14 +30,14 @@ impl Row for Site {
     const TITLES: &'static [&'static str] = &[
         "name",
         "state",
-        "site",
-        "address",
-        "zone",
+        "-site",
+        "-address",
+        "-zone",
         ">replicas",
         ">leading",
-        ">holding",
+        "->holding",
         ">used",
-        ">of",
+        "->of",
         ">missing",
     ];
 
