@@ -38,6 +38,33 @@ pub struct Pod {
     pub component: String,
     template: Value,
     container: Container,
+    is_stopping: bool,
+}
+
+impl Pod {
+    fn grace(&self) -> Duration {
+        Duration::from_secs(
+            self.template["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap(),
+        )
+    }
+
+    /// Sends SIGTERM, once the preStop hook has ended, if there is one.
+    fn stop_after(&mut self, hook: &mut Option<Container>) {
+        if hook.as_mut().is_some_and(|hook| hook.ended().is_none()) || self.is_stopping {
+            return;
+        }
+        if let Some(hook) = hook {
+            assert_eq!(
+                hook.wait(Duration::ZERO),
+                Some(0),
+                "preStop of {}: {}",
+                self.name,
+                hook.log()
+            );
+        }
+        self.container.terminate();
+        self.is_stopping = true;
+    }
 }
 
 /// All pods of a release.
@@ -66,6 +93,7 @@ impl Node {
                 address: one.address,
                 template: one.template,
                 container,
+                is_stopping: false,
             });
         }
         node
@@ -129,7 +157,12 @@ impl Node {
 
     /// Runs the pod of a hook, or of a Job, to its end; what it said if it succeeded.
     pub fn run(&self, kind: &str, name: &str) -> String {
-        let object = self.manifests.get(kind, name);
+        self.run_of(&self.manifests, kind, name)
+    }
+
+    /// Runs one of other manifests, as an upgrade does before it changes anything.
+    pub fn run_of(&self, manifests: &Manifests, kind: &str, name: &str) -> String {
+        let object = manifests.get(kind, name);
         let template = if kind == "Pod" { object } else { &object["spec"]["template"] };
         let mut container = Container::start(&self.place(name, &self.network.spare, template));
         let code = container.wait(PATIENCE);
@@ -138,38 +171,38 @@ impl Node {
         said
     }
 
+    /// Ends one pod for good, as a StatefulSet does that gets smaller; its exit code.
+    pub fn scale_in(&mut self, name: &str) -> Option<i32> {
+        let index = self.pods.iter().position(|pod| pod.name == name).expect("a pod");
+        let mut pod = self.pods.remove(index);
+        pod.container.terminate();
+        pod.container.wait(pod.grace())
+    }
+
     /// Ends all pods as Kubernetes does when a release is removed: preStop, then SIGTERM, and for no pod longer
     /// than its grace period. Exit codes by pod; none of who was ended by the signal itself.
     pub fn stop(mut self) -> Vec<(String, Option<i32>)> {
         let begun = Instant::now();
         let mut hooks: Vec<Option<Container>> =
             self.pods.iter().map(|pod| self.pre_stop(pod)).collect();
-        for (pod, hook) in self.pods.iter_mut().zip(&hooks) {
-            if hook.is_none() {
-                pod.container.terminate();
+        while self.pods.iter_mut().any(|pod| pod.container.ended().is_none()) {
+            for (pod, hook) in self.pods.iter_mut().zip(&mut hooks) {
+                pod.stop_after(hook);
             }
-        }
-        for (pod, hook) in self.pods.iter_mut().zip(&mut hooks) {
-            if let Some(hook) = hook {
-                let code = hook.wait(PATIENCE);
-                assert_eq!(code, Some(0), "preStop of {}: {}", pod.name, hook.log());
-                pod.container.terminate();
-            }
-        }
-        let mut codes = Vec::new();
-        for index in 0..self.pods.len() {
-            let grace = self.pods[index].template["spec"]["terminationGracePeriodSeconds"]
-                .as_u64()
-                .unwrap();
-            let left = Duration::from_secs(grace).saturating_sub(begun.elapsed());
-            let code = self.pods[index].container.wait(left);
-            if self.pods[index].container.ended().is_none() {
+            let late =
+                |pod: &mut Pod| begun.elapsed() > pod.grace() && pod.container.ended().is_none();
+            if let Some(late) = self.pods.iter_mut().position(late) {
                 self.show_logs();
-                panic!("{} does not end within its {grace} s", self.pods[index].name);
+                panic!(
+                    "{} does not end within its {:?}",
+                    self.pods[late].name,
+                    self.pods[late].grace()
+                );
             }
-            codes.push((self.pods[index].name.clone(), code));
+            std::thread::sleep(POLL_INTERVAL);
         }
-        codes
+        let code = |pod: &mut Pod| (pod.name.clone(), pod.container.wait(Duration::ZERO));
+        self.pods.iter_mut().map(code).collect()
     }
 
     fn pre_stop(&self, pod: &Pod) -> Option<Container> {

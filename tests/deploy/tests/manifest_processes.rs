@@ -12,10 +12,19 @@ use holdfast_e2e::packet::{Connect, Version};
 const MESSAGES: u32 = 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn the_laptop_example_serves() {
-    let node = Node::start(manifests(Rendering::of("examples/laptop.yaml")));
-    assert_eq!(count(&node), (2, 3, 1, 0));
-    serves(node).await;
+async fn the_laptop_example_serves_and_is_drained_before_it_is_scaled_in() {
+    let laptop = Rendering::of("examples/laptop.yaml");
+    let larger = manifests(laptop.clone().set(&["storage.replicas=4"]));
+    let mut node = Node::start(larger);
+    assert_eq!(count(&node), (2, 4, 1, 0));
+    node.await_ready().await;
+    leave_messages(&node).await;
+    let drained = node.run_of(&manifests(laptop), "Job", "rel-holdfast-storage-drain");
+    assert!(drained.contains("drained: rel-holdfast-storage-3"), "{drained}");
+    assert_eq!(node.scale_in("rel-holdfast-storage-3"), Some(0));
+    read_messages(&node).await;
+    node.run("Pod", "rel-holdfast-test-roundtrip");
+    stops(node);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
@@ -57,41 +66,54 @@ fn count(node: &Node) -> (usize, usize, usize, usize) {
 
 async fn serves(mut node: Node) {
     node.await_ready().await;
-    publish_and_read_back(&node).await;
+    leave_messages(&node).await;
+    read_messages(&node).await;
     // What `helm test` and `helm upgrade` start.
     node.run("Pod", "rel-holdfast-test-roundtrip");
     let status = node.run("Pod", "rel-holdfast-test-status");
     assert!(status.contains("rel-holdfast-storage-2"), "{status}");
     let drained = node.run("Job", "rel-holdfast-storage-drain");
     assert!(drained.contains("no site named rel-holdfast-storage-N"), "{drained}");
+    stops(node);
+}
+
+fn stops(node: Node) {
     for (pod, code) in node.stop() {
         // etcd ends itself by the signal that it got.
-        let wanted = if pod.contains("-etcd-") { None } else { Some(0) };
-        assert!(code == wanted || code == Some(0), "{pod} ended with {code:?}");
+        let is_fine = code == Some(0) || (code.is_none() && pod.contains("-etcd-"));
+        assert!(is_fine, "{pod} ended with {code:?}");
     }
 }
 
-/// An offline session at one gateway, messages at the other, and back there.
-async fn publish_and_read_back(node: &Node) {
-    let gateways = node.of("gateway");
-    let [first, other] = [0, 1].map(|index| format!("{}:1883", gateways[index].address));
-    let durable = Connect::durable(Version::V5, "device-1");
-    let mut device = Client::connect(&first, &durable).await;
+fn gateway(node: &Node, index: usize) -> String {
+    format!("{}:1883", node.of("gateway")[index].address)
+}
+
+fn device() -> Connect {
+    Connect::durable(Version::V5, "device-1")
+}
+
+/// An offline session at one gateway, and messages for it at the other.
+async fn leave_messages(node: &Node) {
+    let mut device = Client::connect(&gateway(node, 0), &device()).await;
     assert_eq!(device.subscribe(&[("telemetry/#", 1)]).await, [1]);
     device.disconnect().await;
-    let mut sender = Client::connect(&other, &Connect::durable(Version::V5, "sender")).await;
+    let mut sender =
+        Client::connect(&gateway(node, 1), &Connect::durable(Version::V5, "sender")).await;
     for number in 0..MESSAGES {
         let code = sender.publish(&format!("telemetry/{number}"), number.to_string(), 1).await;
         assert!(code < 0x80, "{code:#x}");
     }
     sender.disconnect().await;
-    let mut device = Client::connect(&other, &durable).await;
+}
+
+/// The session comes back at the other gateway.
+async fn read_messages(node: &Node) {
+    let mut device = Client::connect(&gateway(node, 1), &device()).await;
     assert!(device.session_present);
     let messages = device.collect(usize::try_from(MESSAGES).unwrap()).await;
-    let mut numbers: Vec<u32> = messages
-        .iter()
-        .map(|message| String::from_utf8_lossy(&message.payload).parse().unwrap())
-        .collect();
+    let number = |payload: &[u8]| String::from_utf8_lossy(payload).parse().unwrap();
+    let mut numbers: Vec<u32> = messages.iter().map(|message| number(&message.payload)).collect();
     // In order within a topic, and these are as many topics as messages.
     numbers.sort_unstable();
     assert_eq!(numbers, (0..MESSAGES).collect::<Vec<_>>());

@@ -62,7 +62,7 @@ impl Place<'_> {
 
 /// A process, and what it says.
 #[derive(Debug)]
-pub struct Container {
+pub(super) struct Container {
     child: Child,
     ended: Option<ExitStatus>,
     log: PathBuf,
