@@ -46,7 +46,8 @@ fn commands(document: &str) -> BTreeSet<Vec<String>> {
         let at = code.find("run --rm holdfast ").map(|at| at + "run --rm ".len());
         code.get(at.unwrap_or(0)..)?.strip_prefix("holdfast ")
     });
-    let words = |command: &str| command.split_whitespace().map(str::to_owned).collect::<Vec<String>>();
+    let words =
+        |command: &str| command.split_whitespace().map(str::to_owned).collect::<Vec<String>>();
     commands.map(words).collect()
 }
 
@@ -56,17 +57,26 @@ fn every_command_is_one_of_holdfast() {
     for document in DOCUMENTS {
         for words in commands(document) {
             let is_name = |word: &&String| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
-            let path: Vec<&String> =
-                words.iter().take_while(|word| is_name(word) && !word.starts_with('-')).take(2).collect();
+            let path: Vec<&String> = words
+                .iter()
+                .take_while(|word| is_name(word) && !word.starts_with('-'))
+                .take(2)
+                .collect();
             if path.is_empty() {
                 continue;
             }
             let output = run(Command::new(program("holdfast")).args(&path).arg("--help"));
             assert!(output.status.success(), "{document}: holdfast {words:?}: {}", said(&output));
             let help = said(&output);
-            assert!(help.contains(&format!("Usage: holdfast {}", path[0])), "{document}: {words:?}: {help}");
+            assert!(
+                help.contains(&format!("Usage: holdfast {}", path[0])),
+                "{document}: {words:?}: {help}"
+            );
             for option in words.iter().filter(|word| word.starts_with("--")) {
-                assert!(help.contains(option.as_str()), "{document}: holdfast {words:?} has no {option}");
+                assert!(
+                    help.contains(option.as_str()),
+                    "{document}: holdfast {words:?} has no {option}"
+                );
             }
             checked += 1;
         }
@@ -87,7 +97,10 @@ fn links_lead_somewhere() {
                 .filter(|line| line.starts_with('#'))
                 .map(|line| line.trim_start_matches('#').trim().to_lowercase().replace(' ', "-"))
                 .collect();
-            assert!(anchor.is_empty() || headings.iter().any(|one| one == anchor), "{document}: {link}");
+            assert!(
+                anchor.is_empty() || headings.iter().any(|one| one == anchor),
+                "{document}: {link}"
+            );
         }
     }
 }
@@ -102,10 +115,12 @@ fn every_config_field_that_is_named_exists() {
         for code in code(&read(document)) {
             let (section, field) = code.split_once('.').unwrap_or(("", &code));
             let is_section =
-                ["mqtt", "cluster", "shard", "log", "retention", "raft", "admin", "etcd"].contains(&section);
+                ["mqtt", "cluster", "shard", "log", "retention", "raft", "admin", "etcd"]
+                    .contains(&section);
             let field = field.split([' ', '=']).next().unwrap();
             let is_field = field.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-            let has_unit = ["_ms", "_s", "_max", "_percent", "_bytes"].iter().any(|end| field.ends_with(end));
+            let has_unit =
+                ["_ms", "_s", "_max", "_percent", "_bytes"].iter().any(|end| field.ends_with(end));
             if is_field && (is_section || (section.is_empty() && has_unit)) {
                 assert!(schemas.contains(&format!("\"{field}\"")), "{document}: no field {code}");
             }
@@ -126,7 +141,9 @@ fn sizes_are_those_that_the_command_computes() {
             line.trim_start()[title.len()..].split(':').next().unwrap().trim().to_owned()
         };
         let disk = fact("disk of each").split('.').next().unwrap().parse::<f64>().unwrap();
-        let row = |value: &str| readme.lines().any(|line| line.starts_with("| 1") && line.contains(value));
+        let row = |value: &str| {
+            readme.lines().any(|line| line.starts_with("| 1") && line.contains(value))
+        };
         assert!(row(&fact("storage nodes")), "{told}");
         assert!(row(&format!("{disk} GiB")) || row(&format!("{} GiB", disk + 1.0)), "{told}");
     }

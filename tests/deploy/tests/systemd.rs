@@ -61,8 +61,11 @@ fn systemd_takes_the_units_and_finds_them_confined() {
         let path = folder.path().join(format!("holdfast-{name}.service"));
         fs::write(&path, text).unwrap();
         let verified = run(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&path));
-        let about_us: Vec<String> =
-            said(&verified).lines().filter(|line| line.contains("holdfast")).map(str::to_owned).collect();
+        let about_us: Vec<String> = said(&verified)
+            .lines()
+            .filter(|line| line.contains("holdfast"))
+            .map(str::to_owned)
+            .collect();
         assert!(verified.status.success() && about_us.is_empty(), "{name}: {}", said(&verified));
         let mut security = Command::new("systemd-analyze");
         security.args(["security", "--offline=true", "--no-pager", EXPOSURE_MAX]).arg(&path);
@@ -84,7 +87,8 @@ fn the_example_configs_are_taken_as_the_units_give_them() {
             let word = word.replace("%l", "machine-1").replace("%H", "machine-1.example");
             command.arg(example(&word).unwrap_or_else(|| word.clone().into()));
         }
-        let mut here = vec!["grpc_listen=127.0.0.1:0".to_owned(), "http_listen=127.0.0.1:0".to_owned()];
+        let mut here =
+            vec!["grpc_listen=127.0.0.1:0".to_owned(), "http_listen=127.0.0.1:0".to_owned()];
         match name {
             "broker-node" => here.push("mqtt_listen=127.0.0.1:0".to_owned()),
             "meta-service" => here.push("admin.listen=127.0.0.1:0".to_owned()),

@@ -36,7 +36,7 @@ impl<'a> Pods<'a> {
         let mut played = Pods { podman, pods: Vec::new(), network };
         let shared: Vec<&Value> = manifests.of("ConfigMap").collect();
         for secret in manifests.of("Secret") {
-            played.apply("secret", &[secret.clone()]);
+            played.apply("secret", std::slice::from_ref(secret));
         }
         for pod in pods {
             played.start(pod, &shared);
