@@ -75,43 +75,30 @@ impl Access {
     }
 
     async fn take_file(&self) -> Result<(), Refused> {
-        let path = self.file.path().display();
-        let read = self.file.read().map_err(|error| error.to_string());
-        let password = match read.map(|read| read.map(|text| password::check(&text).map(|()| text)))
-        {
-            Ok(Some(Ok(password))) => password,
-            Ok(None) if self.user(ADMIN).await?.is_some() => return Ok(()),
-            Ok(None) => match password::make().and_then(|made| self.write_file(made)) {
-                Ok(made) => made,
-                Err(error) => {
-                    tracing::error!(%path, %error, "no password for the user admin can be made: write one there");
-                    return Ok(());
-                }
-            },
-            Ok(Some(Err(error))) => {
-                tracing::error!(%path, %error, "the password of the user admin is not taken");
-                return Ok(());
-            }
-            Err(error) => {
-                tracing::error!(%path, error, "the password of the user admin cannot be read");
-                return Ok(());
-            }
-        };
         let stored = self.user(ADMIN).await?.map(|row| row.password_hash);
+        match self.file.wanted(stored.is_some()) {
+            Ok(None) => Ok(()),
+            Ok(Some(password)) => self.take(password, stored).await,
+            Err(error) => {
+                let path = self.file.path().display();
+                tracing::error!(%path, %error, "the user admin gets no password from its file: mend the file");
+                Ok(())
+            }
+        }
+    }
+
+    async fn take(&self, password: String, stored: Option<String>) -> Result<(), Refused> {
+        let known = stored.is_some();
         if self.hasher.verify(password.clone(), stored).await? {
             return Ok(());
         }
         let hash = self.hasher.hash(password).await?;
         users::write(self, ADMIN, |_| Ok(UserRow::new(Role::Admin, hash.clone()))).await?;
-        tracing::info!(%path, "the user admin has the password of its file");
+        if known {
+            let path = self.file.path().display();
+            tracing::info!(%path, "the user admin has a new password, from its file");
+        }
         Ok(())
-    }
-
-    fn write_file(&self, password: String) -> Result<String, Refused> {
-        let failed = |error: std::io::Error| Refused::new(Kind::Unavailable, error.to_string());
-        self.file.create(&password).map_err(failed)?;
-        tracing::info!(path = %self.file.path().display(), "a password for the user admin was made");
-        Ok(password)
     }
 
     /// Who asks, by the header `Authorization`.

@@ -141,6 +141,8 @@ impl<'a> Asking<'a> {
                     let detail = format!("site {name} refuses: {}", status.message());
                     return Err(Refused::new(Kind::Unavailable, detail));
                 }
+                // A call that was cut short by our own time says nothing.
+                Err(_) if left < CALL && turn > 0 => {}
                 Err(status) => why = format!("site {name}: {}", status.message()),
             }
             if Instant::now() >= until {

@@ -9,9 +9,23 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use thiserror::Error;
+
+use super::{password, problem::Refused};
 
 /// Largest file that is read: a password has 256 bytes at most.
 const FILE_BYTES_MAX: u64 = 4096;
+
+/// Why no password comes from the file. An operator has to mend it.
+#[derive(Debug, Error)]
+pub(crate) enum Unusable {
+    /// It cannot be read, or not be made.
+    #[error(transparent)]
+    File(#[from] io::Error),
+    /// No password can be made, or the one in it is not allowed.
+    #[error(transparent)]
+    Password(#[from] Refused),
+}
 
 /// The file.
 pub(crate) struct PasswordFile {
@@ -29,8 +43,27 @@ impl PasswordFile {
         &self.path
     }
 
+    /// The password that the user admin should have; nothing: the one that it has. Made, if there is neither file nor
+    /// user.
+    pub(crate) fn wanted(&self, is_known: bool) -> Result<Option<String>, Unusable> {
+        match self.read()? {
+            Some(text) => {
+                password::check(&text)?;
+                Ok(Some(text))
+            }
+            None if is_known => Ok(None),
+            None => {
+                let made = password::make()?;
+                self.create(&made)?;
+                let path = self.path.display();
+                tracing::info!(%path, "a password for the user admin was made, and written there");
+                Ok(Some(made))
+            }
+        }
+    }
+
     /// Its content without blanks around it; nothing if there is no file.
-    pub(crate) fn read(&self) -> io::Result<Option<String>> {
+    fn read(&self) -> io::Result<Option<String>> {
         let found = match fs::metadata(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             found => found?,
@@ -38,8 +71,9 @@ impl PasswordFile {
         if found.len() > FILE_BYTES_MAX {
             return Err(io::Error::other("it is too large for a password"));
         }
+        let text = fs::read_to_string(&self.path)?;
         *self.seen.lock() = found.modified().ok();
-        fs::read_to_string(&self.path).map(|text| Some(text.trim().to_owned()))
+        Ok(Some(text.trim().to_owned()))
     }
 
     /// Whether it was written since it was last read.
@@ -49,7 +83,7 @@ impl PasswordFile {
     }
 
     /// Writes it where none is, for its owner alone.
-    pub(crate) fn create(&self, password: &str) -> io::Result<()> {
+    fn create(&self, password: &str) -> io::Result<()> {
         if let Some(directory) = self.path.parent().filter(|path| !path.as_os_str().is_empty()) {
             fs::create_dir_all(directory)?;
         }

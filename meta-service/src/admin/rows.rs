@@ -146,6 +146,19 @@ mod tests {
         assert_eq!(name_of(&entry, USERS).unwrap(), "bob");
     }
 
+    /// What is stored today must be readable for ever.
+    #[test]
+    fn rows_of_format_1_are_written_the_same() {
+        let info =
+            TokenInfo { name: "t".into(), role: Role::Admin, created_ms: 5, expires_ms: None };
+        let token = TokenRow::new(&info).encode_to_vec();
+        assert_eq!(token, [0x0a, 1, b't', 0x10, 1, 0x18, 5]);
+        let user = UserRow::new(Role::Admin, "$x".into()).encode_to_vec();
+        assert_eq!(user, [0x08, 1, 0x12, 2, b'$', b'x']);
+        let keys = [user_key("u"), token_key("t"), secret_key(&[7])];
+        assert_eq!(keys, [&b"admin/user/u"[..], b"admin/token/t", b"admin/secret/\x07"]);
+    }
+
     #[test]
     fn damaged_rows_and_roles_of_later_versions_give_nothing_away() {
         let entry = Entry { key: user_key("bob"), value: Bytes::from_static(&[0xff]), modified: 1 };

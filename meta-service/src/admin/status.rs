@@ -71,14 +71,17 @@ fn problems(view: &ClusterView, sites: &[Site], gateways: &[GatewayInfo]) -> Vec
     let down = |site: &&Site| site.liveness != Liveness::Up && site.state == SiteState::Active;
     let down: Vec<&str> = sites.iter().filter(down).map(|site| site.name.as_str()).collect();
     if !down.is_empty() {
+        let (sites, them) = match down.len() {
+            1 => (format!("site {} is", listed(&down)), "it"),
+            _ => (format!("sites {} are", listed(&down)), "them"),
+        };
         problems.push(format!(
-            "down: site {}: start it; others take its place by themselves when it stays away, or at once by `replace`",
-            listed(&down)
+            "{sites} down: start {them}; others take over by themselves after a while, or at once by `replace`"
         ));
     }
     if !view.shards_under_replicated.is_empty() {
         problems.push(format!(
-            "{} with a replica that is away, does not vote or lacks history: another failure may stop them, see transitions for what is on its way",
+            "{} with a replica that is away, does not vote or lacks history: one more failure may stop publishers, see transitions for what is on its way",
             shards(&view.shards_under_replicated)
         ));
     }

@@ -123,9 +123,8 @@ async fn a_deleted_session_is_gone(cluster: &Cluster, rest: &Rest) {
     client.next_publish().await;
     assert_eq!(rest.delete(&path).await.status, 204);
     let ended = loop {
-        match client.receive().await {
-            Err(lost) => break lost,
-            Ok(_) => {}
+        if let Err(lost) = client.receive().await {
+            break lost;
         }
     };
     assert!(matches!(ended, Lost::Closed(_)), "{ended:?}");

@@ -164,7 +164,7 @@ async fn shards_and_sites_are_moved_whichever_meta_service_is_asked() {
     assert_eq!(viewer.get("/sessions/a/backlog").await.problem(), "role");
 
     cluster.kill("storage-4").await;
-    let told = |status: &Value| status["problems"].to_string().contains("down: site storage-4");
+    let told = |status: &Value| status["problems"].to_string().contains("site storage-4 is down");
     let status = rest.until("/status", told).await;
     assert_eq!(status["healthy"], false);
     // Another is elected: users and tokens are the same.
