@@ -1,6 +1,7 @@
 //! `holdfast bench`: puts load on a running cluster through MQTT and measures it. `holdfast-load` is the
 //! other one: it starts clusters of its own and counts what their processes use.
 
+mod cpu;
 mod latency;
 mod publisher;
 mod report;
@@ -18,11 +19,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use self::latency::Latencies;
 use self::publisher::{Plan, Published, publish};
-use self::report::{Line, Report};
+use self::report::Report;
 use self::stamp::STAMP_BYTES;
-use self::subscriber::{Received, end_all, make_away, receive};
+use self::subscriber::{end_all, make_away, receive};
 use crate::amount::{Bytes, Count};
 use crate::console::{self, Progress};
 use crate::failure::{Failure, Outcome};
@@ -199,7 +199,7 @@ async fn measure(args: &BenchArgs, addresses: &[Address], names: &Names) -> Outc
     }
     let mut following = JoinSet::new();
     following.spawn(follow(run.clone()));
-    let cpu = own_cpu();
+    let cpu = cpu::used();
     let published = joined(publishing).await?.into_iter().collect::<Outcome<Vec<Published>>>()?;
     let seconds =
         began.elapsed().as_secs_f64().min(Duration::from_secs(args.seconds).as_secs_f64());
@@ -208,11 +208,11 @@ async fn measure(args: &BenchArgs, addresses: &[Address], names: &Names) -> Outc
         sleep(POLL_INTERVAL).await;
     }
     following.shutdown().await;
-    let own_cores = (own_cpu().saturating_sub(cpu)).as_secs_f64() / began.elapsed().as_secs_f64();
+    let own_cores = (cpu::used().saturating_sub(cpu)).as_secs_f64() / began.elapsed().as_secs_f64();
     // The receivers are there to hear it.
     let _ = stop.send(true);
     let received = joined(receiving).await?;
-    Ok(report(args, &run, seconds, own_cores, &published, &received))
+    Ok(Report::of(args, &run, seconds, own_cores, &published, &received))
 }
 
 fn plan(args: &BenchArgs, names: &Names, number: u32) -> Plan {
@@ -261,66 +261,4 @@ async fn follow(run: Run) {
         ));
         (acknowledged, delivered) = now;
     }
-}
-
-fn report(
-    args: &BenchArgs,
-    run: &Run,
-    seconds: f64,
-    own_cores: f64,
-    published: &[Published],
-    received: &[Received],
-) -> Report {
-    let (mut acks, mut deliveries) = (Latencies::default(), Latencies::default());
-    published.iter().for_each(|one| acks.merge(&one.latencies));
-    received.iter().for_each(|one| deliveries.merge(&one.latencies));
-    let groups = args.groups() as usize;
-    let lost = received.iter().enumerate().flat_map(|(s, seen)| {
-        let of_group = published.iter().enumerate().filter(move |(p, _)| p % groups == s % groups);
-        of_group.map(move |(p, sent)| {
-            let none = stamp::Numbers::default();
-            let number = u32::try_from(p).unwrap_or(u32::MAX);
-            sent.acknowledged.missing_in(seen.numbers.get(&number).unwrap_or(&none))
-        })
-    });
-    let lost: u64 = lost.sum();
-    let repeated = received.iter().map(|one| one.repeated).sum();
-    let acknowledged = run.meter.acknowledged.load(Relaxed);
-    let delivered = run.meter.delivered.load(Relaxed);
-    Report {
-        ok: (args.qos == 0 || lost == 0) && (args.qos < 2 || repeated == 0),
-        qos: args.qos,
-        size_bytes: args.size.0,
-        publishers: args.publishers,
-        subscribers: args.subscribers,
-        sessions_offline: args.sessions_offline,
-        seconds,
-        published: Line::new("published, acknowledged", acknowledged, seconds, &acks),
-        delivered: Line::new("delivered, from end to end", delivered, seconds, &deliveries),
-        lost,
-        repeated,
-        out_of_order: received.iter().map(|one| one.out_of_order).sum(),
-        refused: run.meter.refused.load(Relaxed),
-        refusal: published.iter().find_map(|one| one.refusal.clone()),
-        unanswered: published.iter().map(|one| one.unanswered).sum(),
-        late: published.iter().map(|one| one.late).sum(),
-        connections_lost: run.meter.lost_connections.load(Relaxed),
-        own_cores: (own_cores * 100.0).round() / 100.0,
-        cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64),
-    }
-}
-
-/// CPU time of this process so far.
-#[allow(unsafe_code, reason = "std does not tell it")]
-fn own_cpu() -> Duration {
-    // SAFETY: all-zero bytes are a valid rusage.
-    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-    // SAFETY: the call writes a rusage to where we say, which is one.
-    unsafe { libc::getrusage(libc::RUSAGE_SELF, &raw mut usage) };
-    let of = |time: libc::timeval| {
-        let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-        let micros = u64::try_from(time.tv_usec).unwrap_or(0);
-        Duration::from_secs(seconds) + Duration::from_micros(micros)
-    };
-    of(usage.ru_utime) + of(usage.ru_stime)
 }

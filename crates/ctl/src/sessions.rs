@@ -28,6 +28,7 @@ Examples:
     /// Show one session with its subscriptions and what it has not read
     #[command(
         visible_alias = "get",
+        alias = "describe",
         after_help = "\
 Examples:
   holdfast sessions show sensor-17

@@ -24,6 +24,7 @@ Examples:
     /// Show one shard with its replicas and generations
     #[command(
         visible_alias = "get",
+        alias = "describe",
         after_help = "\
 Examples:
   holdfast shards show 3

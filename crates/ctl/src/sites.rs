@@ -28,6 +28,7 @@ Examples:
     /// Show one site, and what is on its way from and to it
     #[command(
         visible_alias = "get",
+        alias = "describe",
         after_help = "\
 Examples:
   holdfast sites show storage-2

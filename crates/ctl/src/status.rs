@@ -93,9 +93,8 @@ async fn look(args: &StatusArgs) -> Outcome<Look> {
         false => Tone::Bad.paint("not ready"),
     };
     let mut text = format!("{}\n{ready}", status.table());
-    if let Some(cluster) = &status.cluster {
-        text = format!("{text}\n\n{}", summary(cluster));
-    }
+    text += "\n\n";
+    text += &status.cluster.as_ref().map_or_else(nothing_told, summary);
     Ok(Look { healthy: status.healthy, json: status.json(), text })
 }
 
@@ -107,6 +106,11 @@ fn cluster_text(cluster: &ClusterStatus) -> String {
         table::render(&cluster.sites),
         table::render(&cluster.gateways)
     )
+}
+
+fn nothing_told() -> String {
+    let not_healthy = Tone::Bad.paint("not healthy");
+    format!("{not_healthy}\n  - no meta-service tells how the cluster is")
 }
 
 fn summary(cluster: &ClusterStatus) -> String {

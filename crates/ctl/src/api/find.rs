@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -36,7 +36,7 @@ pub(crate) struct ApiArgs {
     pub(crate) user: Option<String>,
     /// File with the user's password [default: admin-password in --data, with user admin]
     #[arg(long, value_name = "FILE", env = "HOLDFAST_PASSWORD_FILE", hide_env_values = true)]
-    pub(crate) password_file: Option<PathBuf>,
+    pub(crate) password_file: Option<String>,
     /// Print JSON for scripts; fields are added, none is changed
     #[arg(long, help_heading = None::<&str>)]
     pub(crate) json: bool,
@@ -103,7 +103,7 @@ impl ApiArgs {
             return header(format!("Bearer {token}")).map(Some);
         }
         let user = self.user.as_deref().filter(|user| !user.is_empty());
-        let file = self.password_file.as_deref().filter(|file| !file.as_os_str().is_empty());
+        let file = self.password_file.as_deref().filter(|file| !file.is_empty()).map(Path::new);
         match (user, file) {
             (None, None) => self.local_password(urls),
             (Some(user), None) => Err(Failure::usage(format!("user {user} has no password"))
@@ -204,7 +204,7 @@ mod tests {
     fn args(api: Option<&str>) -> ApiArgs {
         ApiArgs {
             api: api.map(str::to_owned),
-            data: DataArgs { data: PathBuf::from("/nowhere") },
+            data: DataArgs { data: "/nowhere".into() },
             token: None,
             user: None,
             password_file: None,
@@ -238,9 +238,9 @@ mod tests {
         assert_eq!(of(with).expect("a token").expect("set"), "Bearer hfa_x");
         let user = ApiArgs { user: Some("eve".to_owned()), ..args(Some("a:1")) };
         assert_eq!(of(user.clone()).expect_err("no password").exit, Exit::Usage);
-        let both = ApiArgs { password_file: Some(file), ..user };
+        let both = ApiArgs { password_file: file.to_str().map(str::to_owned), ..user };
         assert_eq!(of(both.clone()).expect("a password").expect("set"), "Basic ZXZlOnNlY3JldA==");
-        let missing = ApiArgs { password_file: Some(folder.path().join("none")), ..both };
+        let missing = ApiArgs { password_file: Some("/nowhere/none".to_owned()), ..both };
         assert_eq!(of(missing).expect_err("no file").exit, Exit::Credentials);
         assert_eq!(of(args(Some("a:1"))).expect("nothing"), None);
     }

@@ -3,8 +3,11 @@
 use clap::Args;
 use holdfast_admin_api::LIMIT_MAX;
 
-use crate::console;
+use crate::console::{self, Progress};
 use crate::failure::Outcome;
+
+/// After as many pages people are told how far it is.
+const PAGES_A_NOTE: u64 = 20;
 
 /// How much of a listing.
 #[derive(Debug, Clone, Args)]
@@ -36,10 +39,15 @@ impl PageArgs {
         let wanted =
             if self.all { usize::MAX } else { usize::try_from(self.limit).unwrap_or(usize::MAX) };
         let mut listed = Page { items: Vec::new(), next: self.after.clone() };
+        let (mut pages, mut progress) = (0, Progress::default());
         loop {
             let left = u32::try_from(wanted - listed.items.len()).unwrap_or(LIMIT_MAX);
             let page = ask(listed.next.take(), left.min(LIMIT_MAX)).await?;
             listed.items.extend(page.items);
+            pages += 1;
+            if pages % PAGES_A_NOTE == 0 {
+                progress.show(format!("{} so far", listed.items.len()));
+            }
             // A cursor that does not move would be asked for ever.
             listed.next = page.next;
             if listed.next.is_none() || listed.items.len() >= wanted {

@@ -1,8 +1,14 @@
 //! What a run showed.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use serde::Serialize;
 
 use super::latency::Latencies;
+use super::publisher::Published;
+use super::stamp::Numbers;
+use super::subscriber::Received;
+use super::{BenchArgs, Run};
 use crate::console::{self, Tone};
 use crate::table::{self, Cell, Row};
 
@@ -88,6 +94,55 @@ pub(super) fn milliseconds(us: u64) -> String {
 }
 
 impl Report {
+    /// Of all that was counted.
+    pub(super) fn of(
+        args: &BenchArgs,
+        run: &Run,
+        seconds: f64,
+        own_cores: f64,
+        published: &[Published],
+        received: &[Received],
+    ) -> Report {
+        let (mut acks, mut deliveries) = (Latencies::default(), Latencies::default());
+        published.iter().for_each(|one| acks.merge(&one.latencies));
+        received.iter().for_each(|one| deliveries.merge(&one.latencies));
+        let groups = args.groups() as usize;
+        let lost = received.iter().enumerate().flat_map(|(s, seen)| {
+            let of_group =
+                published.iter().enumerate().filter(move |(p, _)| p % groups == s % groups);
+            of_group.map(move |(p, sent)| {
+                let none = Numbers::default();
+                let number = u32::try_from(p).unwrap_or(u32::MAX);
+                sent.acknowledged.missing_in(seen.numbers.get(&number).unwrap_or(&none))
+            })
+        });
+        let lost: u64 = lost.sum();
+        let repeated = received.iter().map(|one| one.repeated).sum();
+        let acknowledged = run.meter.acknowledged.load(Relaxed);
+        let delivered = run.meter.delivered.load(Relaxed);
+        Report {
+            ok: (args.qos == 0 || lost == 0) && (args.qos < 2 || repeated == 0),
+            qos: args.qos,
+            size_bytes: args.size.0,
+            publishers: args.publishers,
+            subscribers: args.subscribers,
+            sessions_offline: args.sessions_offline,
+            seconds,
+            published: Line::new("published, acknowledged", acknowledged, seconds, &acks),
+            delivered: Line::new("delivered, from end to end", delivered, seconds, &deliveries),
+            lost,
+            repeated,
+            out_of_order: received.iter().map(|one| one.out_of_order).sum(),
+            refused: run.meter.refused.load(Relaxed),
+            refusal: published.iter().find_map(|one| one.refusal.clone()),
+            unanswered: published.iter().map(|one| one.unanswered).sum(),
+            late: published.iter().map(|one| one.late).sum(),
+            connections_lost: run.meter.lost_connections.load(Relaxed),
+            own_cores: (own_cores * 100.0).round() / 100.0,
+            cores: std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64),
+        }
+    }
+
     /// Prints it.
     pub(super) fn show(&self, json: bool) {
         if json {
