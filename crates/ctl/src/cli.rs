@@ -9,6 +9,7 @@ use crate::capacity::CapacityArgs;
 use crate::clients::{ClientsArgs, SubscriptionsArgs};
 use crate::gateways::GatewaysArgs;
 use crate::local::data_dir::DataArgs;
+use crate::local::halt::{StartArgs, StopArgs};
 use crate::local::scale::ScaleArgs;
 use crate::local::up::UpArgs;
 use crate::mqtt::check::CheckArgs;
@@ -43,14 +44,23 @@ Examples:
   holdfast up --set gateway.mqtt.keep_alive_max_s=60 --set storage-1.protocol_version_max=1")]
     Up(UpArgs),
     /// Stop the cluster on this machine
-    #[command(
-        visible_alias = "stop",
-        after_help = "\
+    #[command(after_help = "\
 Examples:
   holdfast down
-  holdfast down --data /var/tmp/cluster-2"
-    )]
+  holdfast down --data /var/tmp/cluster-2")]
     Down(DataArgs),
+    /// Stop single processes of the cluster on this machine, or kill them
+    #[command(after_help = "\
+Examples:
+  holdfast stop --kill storage-2                         # as a crash; it stays away
+  holdfast stop gateway-1                                # planned: its clients go elsewhere
+  holdfast start storage-2 gateway-1")]
+    Stop(StopArgs),
+    /// Start processes that were stopped
+    #[command(after_help = "\
+Examples:
+  holdfast start storage-2")]
+    Start(StartArgs),
     /// Change the number of storage nodes or gateways of the cluster on this machine
     #[command(after_help = "\
 Examples:
@@ -228,7 +238,7 @@ pub(crate) struct CompletionArgs {
 
 /// Titles of the overview with the commands below them.
 const GROUPS: [(&str, &[&str]); 5] = [
-    ("A cluster on this machine", &["up", "status", "scale", "down"]),
+    ("A cluster on this machine", &["up", "status", "scale", "stop", "start", "down"]),
     (
         "Look at a cluster and steer it",
         &["sites", "shards", "storage", "gateways", "sessions", "clients", "subscriptions"],

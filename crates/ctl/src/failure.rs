@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::local::down::DownError;
 use crate::local::plan::PlanError;
-use crate::local::scale::ScaleError;
+use crate::local::request::RequestError;
 use crate::local::up::UpError;
 
 /// What the exit code of a command means; 0 is done.
@@ -95,11 +95,13 @@ impl From<DownError> for Failure {
     }
 }
 
-impl From<ScaleError> for Failure {
-    fn from(error: ScaleError) -> Failure {
+impl From<RequestError> for Failure {
+    fn from(error: RequestError) -> Failure {
         match error {
-            ScaleError::Plan(error) => error.into(),
-            ScaleError::NotRunning(_) | ScaleError::NoAnswer => Failure::new(Exit::NoAnswer, error),
+            RequestError::Plan(error) => error.into(),
+            RequestError::NotRunning(_) | RequestError::NoAnswer => {
+                Failure::new(Exit::NoAnswer, error)
+            }
             error => Failure::failed(error),
         }
     }

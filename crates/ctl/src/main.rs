@@ -27,7 +27,7 @@ use clap::FromArgMatches;
 
 use crate::cli::{Cli, Command};
 use crate::failure::Outcome;
-use crate::local::{down, scale, up};
+use crate::local::{down, halt, scale, up};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -50,6 +50,8 @@ async fn run(command: Command) -> Outcome {
     match command {
         Command::Up(args) => Ok(up::run(args).await?),
         Command::Down(args) => Ok(down::run(&args).await?),
+        Command::Stop(args) => Ok(halt::stop(&args).await?),
+        Command::Start(args) => Ok(halt::start(&args).await?),
         Command::Scale(args) => Ok(scale::run(&args).await?),
         Command::Status(args) => status::run(&args).await,
         Command::Sites(command) => sites::run(command).await,

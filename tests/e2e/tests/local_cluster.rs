@@ -69,3 +69,23 @@ async fn a_second_up_is_refused_and_one_after_a_killed_supervisor_takes_over() {
     let last = std::fs::read_to_string(cluster.data().join("up.log")).unwrap();
     assert!(!last.contains("killed"), "{last}");
 }
+
+#[tokio::test]
+async fn a_process_that_is_stopped_by_name_stays_away_until_it_is_started() {
+    let cluster = Cluster::with(Shape { storage: 3, ..small(true) }).await;
+    cluster.try_holdfast(&["stop", "--kill", "storage-2"]).await.unwrap();
+    // The supervisor, which starts again what dies, has seen it.
+    let up_log = cluster.data().join("up.log");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !std::fs::read_to_string(&up_log).unwrap().contains("storage-2 was stopped") {
+        assert!(Instant::now() < deadline, "the stop is not shown");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(cluster.pid("storage-2").await, None);
+    cluster.try_holdfast(&["start", "storage-2"]).await.unwrap();
+    assert!(cluster.pid("storage-2").await.is_some());
+    assert!(cluster.status().await.processes.iter().all(|process| process.ready));
+    let refused = cluster.try_holdfast(&["stop", "storage-1", "storage-9"]).await.unwrap_err();
+    assert!(refused.contains("no process is called storage-9: there are meta-1, "), "{refused}");
+    assert!(cluster.pid("storage-1").await.is_some(), "nothing half done");
+}

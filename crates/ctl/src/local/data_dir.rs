@@ -81,13 +81,13 @@ impl DataDir {
     }
 
     /// What the supervisor is asked for.
-    pub(crate) fn scale_request(&self) -> PathBuf {
-        self.root.join("scale.json")
+    pub(crate) fn request(&self) -> PathBuf {
+        self.root.join("request.json")
     }
 
     /// What it answers.
-    pub(crate) fn scale_answer(&self) -> PathBuf {
-        self.root.join("scale.answer.json")
+    pub(crate) fn answer(&self) -> PathBuf {
+        self.root.join("answer.json")
     }
 
     /// Config of one process.
@@ -150,7 +150,7 @@ impl DataDir {
             remove(&self.root.join(folder))?;
             fs::create_dir_all(self.root.join(folder))?;
         }
-        let others = [self.sites(), self.scale_request(), self.scale_answer(), self.ports()];
+        let others = [self.sites(), self.request(), self.answer(), self.ports()];
         for file in others.into_iter().chain([self.admin_password()]) {
             match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

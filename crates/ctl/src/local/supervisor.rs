@@ -15,12 +15,12 @@ use self::watched::Watched;
 use crate::console;
 use crate::local::config_file::{self, Setting};
 use crate::local::data_dir::DataDir;
-use crate::local::plan::{Member, Plan};
+use crate::local::plan::{Member, Plan, Wish};
 use crate::local::probe::{self, Readiness};
-use crate::local::process;
+use crate::local::process::{self, Signal};
 use crate::local::programs::Programs;
+use crate::local::request::{Change, Request, RequestError};
 use crate::local::role::Role;
-use crate::local::scale::{Request, ScaleError};
 use crate::local::sites::{Sites, SitesError};
 use crate::local::status::Status;
 
@@ -43,7 +43,7 @@ pub(crate) enum SupervisorError {
     #[error(transparent)]
     Sites(#[from] SitesError),
     #[error(transparent)]
-    Scale(#[from] ScaleError),
+    Request(#[from] RequestError),
 }
 
 /// Runs one cluster.
@@ -180,9 +180,7 @@ impl Supervisor {
             sleep(WATCH_INTERVAL).await;
             self.revive()?;
             if let Some(request) = Request::take(&self.dir)? {
-                // What was drained a moment ago may go.
-                self.look().await?;
-                let refused = self.scale(&request)?;
+                let refused = self.change(&request.change).await?;
                 request.answer(&self.dir, refused)?;
             }
             if Instant::now() >= ask_at {
@@ -192,9 +190,50 @@ impl Supervisor {
         }
     }
 
+    /// Does what is asked; or says why not.
+    async fn change(&mut self, change: &Change) -> Result<Option<String>, SupervisorError> {
+        match change {
+            Change::Scale { storage, gateways } => {
+                // What was drained a moment ago may go.
+                self.look().await?;
+                self.scale(&Wish { storage: *storage, gateways: *gateways, ..Wish::default() })
+            }
+            Change::Stop { names, kill } => {
+                let signal = if *kill { Signal::Kill } else { Signal::Term };
+                self.each(names, |watched, dir, _| {
+                    watched.hold(dir, signal);
+                    Ok(())
+                })
+            }
+            Change::Start { names } => self.each(names, Watched::start_again),
+        }
+    }
+
+    /// Does something with each of these processes; or says which of them there is not, and does nothing.
+    fn each(
+        &mut self,
+        names: &[String],
+        mut act: impl FnMut(&mut Watched, &DataDir, &Programs) -> Result<(), SupervisorError>,
+    ) -> Result<Option<String>, SupervisorError> {
+        let known: Vec<&str> =
+            self.watched.iter().map(|watched| watched.member.name.as_str()).collect();
+        if let Some(unknown) = names.iter().find(|name| !known.contains(&name.as_str())) {
+            return Ok(Some(format!(
+                "no process is called {unknown}: there are {}",
+                known.join(", ")
+            )));
+        }
+        for watched in &mut self.watched {
+            if names.contains(&watched.member.name) {
+                act(watched, &self.dir, &self.programs)?;
+            }
+        }
+        Ok(None)
+    }
+
     /// Adds and removes processes as asked; or says why not.
-    fn scale(&mut self, request: &Request) -> Result<Option<String>, SupervisorError> {
-        let next = match self.plan.scaled(&request.wish(), &self.sites, &self.dir) {
+    fn scale(&mut self, wish: &Wish) -> Result<Option<String>, SupervisorError> {
+        let next = match self.plan.scaled(wish, &self.sites, &self.dir) {
             Ok(next) => next,
             Err(error) => return Ok(Some(error.to_string())),
         };

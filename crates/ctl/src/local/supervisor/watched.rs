@@ -43,6 +43,8 @@ pub(super) struct Watched {
     pub(super) member: Member,
     state: State,
     backoff: Duration,
+    /// It stays away when it ends.
+    held: bool,
     /// It was asked to go for good, and is killed if it has not gone by then.
     leaving: Option<Instant>,
     /// Last health that was shown.
@@ -59,7 +61,14 @@ impl Watched {
         let child = spawn(&member, dir, programs)?;
         console::line(format!("started {} (pid {})", member.name, child.id()));
         let state = State::Running { child, since: Instant::now() };
-        Ok(Watched { member, state, backoff: BACKOFF_MIN, leaving: None, shown_ready: false })
+        Ok(Watched {
+            member,
+            state,
+            backoff: BACKOFF_MIN,
+            held: false,
+            leaving: None,
+            shown_ready: false,
+        })
     }
 
     /// Collects the exit status of one that ended; that it has none is no error.
@@ -67,6 +76,32 @@ impl Watched {
         if let State::Running { child, .. } = &mut self.state {
             let _ = child.try_wait();
         }
+    }
+
+    /// Ends it; it stays away until it is started again.
+    pub(super) fn hold(&mut self, dir: &DataDir, signal: Signal) {
+        self.held = true;
+        if let State::Waiting { .. } = self.state {
+            self.state = State::Stopped;
+        }
+        self.signal(dir, signal);
+    }
+
+    /// Starts it if it does not run.
+    pub(super) fn start_again(
+        &mut self,
+        dir: &DataDir,
+        programs: &Programs,
+    ) -> Result<(), SupervisorError> {
+        self.held = false;
+        match self.state {
+            State::Running { .. } => {}
+            State::Waiting { .. } | State::Stopped => {
+                self.state = State::Waiting { until: Instant::now() };
+                self.revive(true, dir, programs)?;
+            }
+        }
+        Ok(())
     }
 
     /// Asks it to go for good.
@@ -136,7 +171,7 @@ impl Watched {
     ) -> Result<(), SupervisorError> {
         let name = &self.member.name;
         self.shown_ready = false;
-        if status.success() || status.signal() == Some(libc::SIGTERM) {
+        if self.held || status.success() || status.signal() == Some(libc::SIGTERM) {
             console::line(format!("{name} was stopped"));
             self.state = State::Stopped;
             return Ok(());
