@@ -207,12 +207,13 @@ async fn measure(args: &BenchArgs, addresses: &[Address], names: &Names) -> Outc
     while run.meter.delivered.load(Relaxed) < expected && Instant::now() < run.wait_until {
         sleep(POLL_INTERVAL).await;
     }
+    let delivered_s = began.elapsed().as_secs_f64().max(seconds);
     following.shutdown().await;
     let own_cores = (cpu::used().saturating_sub(cpu)).as_secs_f64() / began.elapsed().as_secs_f64();
     // The receivers are there to hear it.
     let _ = stop.send(true);
     let received = joined(receiving).await?;
-    Ok(Report::of(args, &run, seconds, own_cores, &published, &received))
+    Ok(Report::of(args, &run, (seconds, delivered_s), own_cores, &published, &received))
 }
 
 fn plan(args: &BenchArgs, names: &Names, number: u32) -> Plan {

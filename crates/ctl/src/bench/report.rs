@@ -94,11 +94,11 @@ pub(super) fn milliseconds(us: u64) -> String {
 }
 
 impl Report {
-    /// Of all that was counted.
+    /// Of all that was counted, with the seconds of publishing and those until all was delivered.
     pub(super) fn of(
         args: &BenchArgs,
         run: &Run,
-        seconds: f64,
+        (seconds, delivered_s): (f64, f64),
         own_cores: f64,
         published: &[Published],
         received: &[Received],
@@ -120,6 +120,7 @@ impl Report {
         let repeated = received.iter().map(|one| one.repeated).sum();
         let acknowledged = run.meter.acknowledged.load(Relaxed);
         let delivered = run.meter.delivered.load(Relaxed);
+        let taken = if args.qos == 0 { "published, written" } else { "published, acknowledged" };
         Report {
             ok: (args.qos == 0 || lost == 0) && (args.qos < 2 || repeated == 0),
             qos: args.qos,
@@ -128,8 +129,8 @@ impl Report {
             subscribers: args.subscribers,
             sessions_offline: args.sessions_offline,
             seconds,
-            published: Line::new("published, acknowledged", acknowledged, seconds, &acks),
-            delivered: Line::new("delivered, from end to end", delivered, seconds, &deliveries),
+            published: Line::new(taken, acknowledged, seconds, &acks),
+            delivered: Line::new("delivered, from end to end", delivered, delivered_s, &deliveries),
             lost,
             repeated,
             out_of_order: received.iter().map(|one| one.out_of_order).sum(),
