@@ -1,5 +1,7 @@
 //! The session registry: rows that shard leaders feed, for looking at and for sweeping durable filters.
 
+mod listing;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -18,7 +20,7 @@ use holdfast_node_kit::shutdown::Shutdown;
 use holdfast_proto::{
     ids::{Namespace, ShardId},
     meta::{SessionChange, SessionFeed, SessionFeedDone},
-    shard::{ClientKey, SessionRow},
+    shard::SessionRow,
 };
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -26,10 +28,11 @@ use tonic::{Status, Streaming};
 
 use crate::{
     controller::ControllerError,
-    metrics,
-    rows::{self, BadRow},
+    metrics, rows,
     store::{Entry, OPS_MAX, Op, Range, Store, StoreError, Txn, all},
 };
+
+pub(crate) use self::listing::{ListError, Listed, Wanted};
 
 /// Messages of one feed that are written together.
 const MESSAGES_MAX: usize = 64;
@@ -39,36 +42,6 @@ const TXN_BYTES_MAX: usize = 512 << 10;
 const IN_FLIGHT_MAX: usize = 8;
 /// Rows that are read at once.
 const PAGE_ROWS: usize = 1000;
-
-/// Which sessions of the registry.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Wanted {
-    /// Those after this one.
-    pub(crate) after: Option<ClientKey>,
-    /// Those whose client ids begin so, in the namespace of `after` (0 if there is none).
-    pub(crate) prefix: String,
-    /// At most this many.
-    pub(crate) limit: usize,
-}
-
-/// A page of sessions, in the order of namespace and client id.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Listed {
-    pub(crate) sessions: Vec<(ClientKey, SessionRow)>,
-    /// There are others after it.
-    pub(crate) more: bool,
-}
-
-/// Why there is no page.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ListError {
-    /// The store failed. Retry.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A row is damaged. Stop.
-    #[error(transparent)]
-    Row(#[from] BadRow),
-}
 
 /// Rows of all sessions, in the store.
 pub(crate) struct Sessions {
@@ -242,38 +215,7 @@ impl Sessions {
 
     /// One page of sessions.
     pub(crate) async fn list(&self, wanted: Wanted) -> Result<Listed, ListError> {
-        let Wanted { after, prefix, limit } = wanted;
-        let mut found = Vec::new();
-        let mut more = false;
-        for shard in (0..self.shards).map(ShardId) {
-            let prefix = if prefix.is_empty() {
-                rows::sessions_prefix(shard)
-            } else {
-                let namespace = after.as_ref().map_or(0, |after| after.namespace);
-                rows::session_key(shard, &ClientKey { namespace, client_id: prefix.clone() })
-            };
-            let after = after.as_ref().map(|after| rows::session_key(shard, after));
-            let after = after.unwrap_or_default();
-            if after > prefix && !after.starts_with(&prefix) {
-                continue;
-            }
-            let range = Range { prefix: prefix.into(), after: after.into(), limit: limit + 1 };
-            let page = self.store.range(range).await?;
-            more |= page.more;
-            for entry in page.entries {
-                let (client, _, row) = rows::split_session(&entry.key, &entry.value)?;
-                found.push((client.namespace, client.client_id, Bytes::copy_from_slice(row)));
-            }
-        }
-        found.sort_unstable();
-        more |= found.len() > limit;
-        found.truncate(limit);
-        let session = |(namespace, client_id, row): (u32, String, Bytes)| {
-            let row = rows::read_session(client_id.as_bytes(), &row)?;
-            Ok((ClientKey { namespace, client_id }, row))
-        };
-        let sessions = found.into_iter().map(session).collect::<Result<_, ListError>>()?;
-        Ok(Listed { sessions, more })
+        listing::list(self.store.as_ref(), self.shards, wanted).await
     }
 
     /// The filters of all durable sessions, summarised.
