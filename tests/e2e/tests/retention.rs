@@ -76,7 +76,8 @@ fn lost(cluster: &Cluster, name: &str) -> u64 {
     command.args(["sessions", "list", "--json", "--prefix", name, "--data"]).arg(cluster.data());
     let listed: serde_json::Value =
         serde_json::from_slice(&command.output().unwrap().stdout).unwrap();
-    let session = listed["sessions"].as_array().unwrap().iter().find(|one| one["client_id"] == name);
+    let session =
+        listed["sessions"].as_array().unwrap().iter().find(|one| one["client_id"] == name);
     session.map_or(0, |session| session["lost"].as_u64().unwrap())
 }
 
