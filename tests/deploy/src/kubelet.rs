@@ -4,7 +4,7 @@
 //! Pods of a Kubernetes cluster have an address each, and so they have here: one of 127.0.0.0/8. All use the ports
 //! that the manifests name. Three things are put in the place of others, because pods here share a network, a
 //! file system and a resolver with each other:
-//! * `0.0.0.0`, all addresses of a pod, is the pod's one address;
+//! * `0.0.0.0` or `[::]`, all addresses of a pod, is the pod's one address;
 //! * a name of a Service, or of a pod of a StatefulSet, is the address that DNS would give;
 //! * a path below a mount is one below the folder that is mounted there.
 
@@ -79,9 +79,27 @@ pub struct Node {
 impl Node {
     /// Starts all pods of all Deployments and StatefulSets at once, as Kubernetes does.
     pub fn start(manifests: Manifests) -> Node {
-        let folder = TempDir::with_prefix("holdfast-pods-").unwrap();
         let planned = network::plan(&manifests);
         let network = Network::new(&manifests, &planned);
+        Node::start_planned(manifests, network, planned)
+    }
+
+    /// Starts one pod of each component of ours whose Secrets are among the manifests.
+    pub fn start_one_of_each(manifests: Manifests) -> Node {
+        let mut planned = network::plan(&manifests);
+        let network = Network::new(&manifests, &planned);
+        planned.retain(|pod| pod.component() != "etcd" && pod.has_its_secrets(&manifests));
+        planned.sort_by(|one, other| one.component().cmp(other.component()));
+        planned.dedup_by(|one, other| one.component() == other.component());
+        Node::start_planned(manifests, network, planned)
+    }
+
+    fn start_planned(
+        manifests: Manifests,
+        network: Network,
+        planned: Vec<network::Planned>,
+    ) -> Node {
+        let folder = TempDir::with_prefix("holdfast-pods-").unwrap();
         let mut node = Node { manifests, network, pods: Vec::new(), folder };
         for one in planned {
             let container = Container::start(&node.place(&one.name, &one.address, &one.template));
@@ -112,6 +130,13 @@ impl Node {
     /// Pods with this component label.
     pub fn of(&self, component: &str) -> Vec<&Pod> {
         self.pods.iter().filter(|pod| pod.component == component).collect()
+    }
+
+    /// Waits until all pods live.
+    pub async fn await_live(&mut self) {
+        for index in 0..self.pods.len() {
+            self.await_probe(index, "startupProbe").await;
+        }
     }
 
     /// Waits until the probes of all pods succeed. The startup probe has no more time than its own figures say:

@@ -47,6 +47,25 @@ async fn an_etcd_of_its_own_over_tls_serves() {
     serves(Node::start(rendered.with(secrets))).await;
 }
 
+/// Presets and examples alike: whoever takes its config lives, though nobody else does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn programs_take_every_config_of_the_chart() {
+    for rendering in Rendering::all() {
+        // Without probes there is nothing to see, and other names of variables mean nothing here.
+        if ["everything-off-values", "names-values"].contains(&rendering.name.as_str()) {
+            continue;
+        }
+        let manifests = Manifests::parse(&rendering.text());
+        let mut node = Node::start_one_of_each(manifests);
+        assert!(
+            !node.of("gateway").is_empty() && !node.of("storage").is_empty(),
+            "{}",
+            rendering.name
+        );
+        node.await_live().await;
+    }
+}
+
 /// As an upgrade, for its hooks. Few threads, because all pods share one machine; small segments of the log, because
 /// they share its disk.
 fn manifests(rendering: Rendering) -> Manifests {

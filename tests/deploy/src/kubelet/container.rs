@@ -27,7 +27,11 @@ pub(super) struct Place<'a> {
 impl Place<'_> {
     /// A text as it is meant inside of the pod.
     pub(super) fn localized(&self, text: &str, mounts: &Mounts) -> String {
-        let text = self.network.resolve(text).replace("0.0.0.0", self.address);
+        let text = self
+            .network
+            .resolve(text)
+            .replace("0.0.0.0", self.address)
+            .replace("[::]", self.address);
         mounts.iter().fold(text, |text, (path, folder)| {
             text.replace(&format!("{path}/"), &format!("{folder}/"))
         })
@@ -48,6 +52,10 @@ impl Place<'_> {
     fn field(&self, path: &str) -> String {
         match path {
             "metadata.name" => self.name.to_owned(),
+            // Loopback has one address of version 6: such pods hear on ours, and nobody reaches them by theirs.
+            "status.podIP" if self.template.to_string().contains("[$(POD_IP)]") => {
+                "fd00::1".to_owned()
+            }
             "status.podIP" => self.address.to_owned(),
             "spec.nodeName" => "node-1".to_owned(),
             _ => {

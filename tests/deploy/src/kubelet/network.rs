@@ -17,13 +17,26 @@ pub(super) struct Planned {
     hostname: Option<String>,
 }
 
+impl Planned {
+    pub(super) fn component(&self) -> &str {
+        text(&self.template["metadata"]["labels"]["app.kubernetes.io/component"])
+    }
+
+    pub(super) fn has_its_secrets(&self, manifests: &Manifests) -> bool {
+        let secrets = list(&self.template["spec"]["volumes"]).iter();
+        let mut names = secrets.filter_map(|volume| volume["secret"]["secretName"].as_str());
+        names.all(|name| manifests.find("Secret", name).is_some())
+    }
+}
+
 /// Pods of all Deployments and StatefulSets, with an address each.
 pub(super) fn plan(manifests: &Manifests) -> Vec<Planned> {
     let mut pods = Vec::new();
     for object in manifests.of("StatefulSet").chain(manifests.of("Deployment")) {
         assert!(!is_hook(object));
         let spec = &object["spec"];
-        for ordinal in 0..spec["replicas"].as_u64().unwrap() {
+        // An autoscaler begins with one.
+        for ordinal in 0..spec["replicas"].as_u64().unwrap_or(1) {
             let service = spec["serviceName"].as_str();
             let name = match service {
                 Some(_) => format!("{}-{ordinal}", name_of(object)),
@@ -76,7 +89,7 @@ impl Network {
             .names
             .iter()
             .fold(text.to_owned(), |text, (name, address)| text.replace(name, address));
-        assert!(!resolved.contains(".cluster.local"), "a name that DNS does not know: {resolved}");
+        assert!(!resolved.contains(".default.svc."), "a name that DNS does not know: {resolved}");
         resolved
     }
 }
