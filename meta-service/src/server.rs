@@ -230,6 +230,7 @@ impl Office {
                 Err(error) => {
                     metrics::store_up(!matches!(error, ServerError::Lost(Lost::Silent)));
                     tracing::error!(%error, "elected no longer");
+                    self.standing.send_replace(Standing::Unknown(error.to_string()));
                     self.health.set_not_ready(error.to_string());
                 }
                 Ok(()) => {}
