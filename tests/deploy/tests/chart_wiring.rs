@@ -73,6 +73,16 @@ fn releases_of_any_name_are_valid_with_both_helms() {
         let rendering = Rendering::defaults().release(release);
         let three = rendering.text();
         assert!(three == rendering.template(Helm::Four).unwrap(), "{release}");
+        // Readers of YAML differ in what is a boolean or a number, and most take what an API server refuses: no
+        // value may be the bare name.
+        let is_bare = |line: &&str| {
+            line.ends_with(&format!(": {release}")) || line.ends_with(&format!("- {release}"))
+        };
+        let bare: Vec<&str> = three.lines().filter(is_bare).collect();
+        assert!(
+            bare.is_empty() || release.len() > 3 && release.contains('-'),
+            "{release}: {bare:?}"
+        );
         let manifests = Manifests::parse(&three);
         let instance = &manifests.of("StatefulSet").next().unwrap()["metadata"]["labels"];
         assert_eq!(text(&instance["app.kubernetes.io/instance"]), release);
