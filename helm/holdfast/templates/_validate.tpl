@@ -219,8 +219,12 @@ storage.replicas: fewer storage nodes need the admin API to be drained first, an
 {{- range $live := dig "items" list (lookup "apps/v1" "StatefulSet" $namespace "" | default dict) -}}
 {{- $labels := dig "metadata" "labels" dict $live -}}
 {{- if and (eq (get $labels "app.kubernetes.io/instance") $root.Release.Name) (eq (get $labels "app.kubernetes.io/component") "storage") (hasPrefix $fullname $live.metadata.name) -}}
-{{- if and (not (has $live.metadata.name $names)) (gt (int (dig "spec" "replicas" 1 $live)) 0) }}
-storage.zones: {{ $live.metadata.name }} would be removed with {{ dig "spec" "replicas" 1 $live }} storage nodes in it: first set `replicas: 0` for {{ get $labels "holdfast.io/zone" | default "it" }}, which moves their data, then take it out.
+{{- if and (not (has $live.metadata.name $names)) (gt (int (dig "spec" "replicas" 1 $live)) 0) -}}
+{{- with get $labels "holdfast.io/zone" }}
+storage.zones: {{ $live.metadata.name }} would be removed with {{ dig "spec" "replicas" 1 $live }} storage nodes in it: first set `replicas: 0` for {{ . }}, which moves their data, then take it out.
+{{- else }}
+storage.zones: the running release has none, and its storage nodes ({{ $live.metadata.name }}) would be removed: leave zones out, or install another release with them.
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -81,6 +81,8 @@ fn what_never_changes_is_kept() {
     assert!(told.contains("meta.store: the running release has its metadata in sled"), "{told}");
     let told = refused(&defaults, defaults.clone().set(&["etcd.replicas=5"]));
     assert!(told.contains("etcd.replicas: there are 3 members"), "{told}");
+    let told = refused(&defaults, Rendering::of("examples/three-zones.yaml"));
+    assert!(told.contains("storage.zones: the running release has none"), "{told}");
     let told = refused(&defaults, Rendering::of("ci/own-etcd-tls-values.yaml"));
     assert!(told.contains("etcd.tls.enabled: members know each other by URLs"), "{told}");
     for component in ["storage", "etcd"] {
