@@ -416,8 +416,13 @@ impl Site {
 
 fn describe(replica: &Replica) -> ReplicaDescription {
     let (leader_site, term) = replica.refresh_leader();
-    let metrics = replica.raft.data_metrics();
-    let metrics = metrics.borrow();
+    let serving = replica.serving().is_ok();
+    let (last_index, applied_index) = {
+        let metrics = replica.raft.data_metrics();
+        let metrics = metrics.borrow();
+        let index = |id: Option<crate::raft::LogId>| id.map_or(0, |id| id.index);
+        (index(metrics.last_log), index(metrics.last_applied))
+    };
     let in_runs: u64 = replica.cell.runs().iter().map(|(_, topics)| u64::from(*topics)).sum();
     let shard = replica.cell.shard.lock();
     // Positions are dense: what is kept is what lies above the oldest generation's begin.
@@ -428,13 +433,13 @@ fn describe(replica: &Replica) -> ReplicaDescription {
         replica_id: replica.key.replica.0,
         leader_site,
         term,
-        last_index: metrics.last_log.map_or(0, |id| id.index),
-        applied_index: metrics.last_applied.map_or(0, |id| id.index),
+        last_index,
+        applied_index,
         next_position: shard.next_position().0,
         cut_position: shard.cut_position().0,
         generations: shard.generations().to_vec(),
         runs: shard.runs().to_vec(),
-        serving: replica.serving().is_ok(),
+        serving,
         messages: shard.next_position().0 - kept,
         streams: in_runs + shard.tail().topics() as u64,
         ..ReplicaDescription::default()

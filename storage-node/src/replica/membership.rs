@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use holdfast_proto::meta::ShardInfo;
-use openraft::ChangeMembers;
 use openraft::error::RaftError;
+use openraft::{ChangeMembers, RaftMetrics};
 
 use super::Replica;
 use super::hand_over::SETTLED_AFTER;
@@ -161,7 +161,7 @@ impl Replica {
         Group {
             configs: membership.get_joint_config().clone(),
             own: metrics.id,
-            caught_up: members.iter().filter(|id| self.has_caught_up(**id)).copied().collect(),
+            caught_up: members.iter().filter(|id| has_caught_up(&metrics, **id)).copied().collect(),
             members,
             settled: *metrics.membership_config.log_id() <= metrics.last_applied,
         }
@@ -176,11 +176,7 @@ impl Replica {
 
     /// At the leader: whether the replica has all but the last moments.
     pub(crate) fn has_caught_up(&self, id: u64) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let last = metrics.last_log_index.unwrap_or(0);
-        let matched = metrics.replication.as_ref().and_then(|all| all.get(&id).copied().flatten());
-        matched.is_some_and(|matched| matched.index + LEARNER_LAG_MAX >= last)
+        has_caught_up(&self.raft.metrics().borrow(), id)
     }
 
     /// At the leader: all replicas that have caught up.
@@ -193,6 +189,14 @@ impl Replica {
             tracing::warn!(shard = self.key.shard.0, what, %error, "membership unchanged");
         }
     }
+}
+
+/// The metrics must be borrowed once only: who borrows them again while Raft waits to write them waits for
+/// itself.
+fn has_caught_up(metrics: &RaftMetrics<u64, Member>, id: u64) -> bool {
+    let last = metrics.last_log_index.unwrap_or(0);
+    let matched = metrics.replication.as_ref().and_then(|all| all.get(&id).copied().flatten());
+    matched.is_some_and(|matched| matched.index + LEARNER_LAG_MAX >= last)
 }
 
 #[cfg(test)]
