@@ -39,12 +39,12 @@ const COUNT_BUCKETS: &[f64] =
 /// election and each failed replication; what matters of it the storage node says itself.
 const DEFAULT_FILTER: &str = "info,openraft=off,sled=warn,h2=warn,hyper=warn,tower=warn";
 
-/// Starts logging (level from `RUST_LOG`, `info` by default; without colours unless stderr is a
-/// terminal) and metrics, which `describe` describes, and logs which process this is. Call once,
+/// Starts logging (`RUST_LOG` is added to what is logged by default, as `debug`, or `storage_node=debug`;
+/// without colours unless stderr is a terminal) and metrics, which `describe` describes, and logs which process this is. Call once,
 /// first in `main`.
 pub fn init(role: &str, name: &str, describe: fn()) -> PrometheusHandle {
-    let filter =
-        EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+    let filter = filter(&wanted);
     let started = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -82,6 +82,12 @@ fn begin_at_zero(metrics: &[Described]) {
     }
 }
 
+/// The default with the wanted directives after it: a level alone replaces `info` and leaves what other crates
+/// say as it is. What cannot be read is left out.
+fn filter(wanted: &str) -> EnvFilter {
+    EnvFilter::builder().parse_lossy(format!("{DEFAULT_FILTER},{wanted}"))
+}
+
 fn builder() -> PrometheusBuilder {
     PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), SECONDS_BUCKETS)
@@ -109,6 +115,18 @@ mod tests {
         assert!(text.contains("\nholdfast_a_total 0\n"), "{text}");
         assert!(!text.contains("holdfast_b_total"), "{text}");
         assert!(text.contains("\nholdfast_c_seconds_count 0\n"), "{text}");
+    }
+
+    #[test]
+    fn a_wanted_level_does_not_let_others_speak() {
+        let shown = |wanted: &str| filter(wanted).to_string();
+        assert!(shown("").contains("info") && shown("").contains("openraft=off"));
+        let debug = shown("debug");
+        assert!(debug.contains("debug") && debug.contains("openraft=off"), "{debug}");
+        assert!(!debug.contains("info"), "{debug}");
+        let one = shown("storage_node=debug");
+        assert!(one.contains("info") && one.contains("storage_node=debug"), "{one}");
+        assert!(shown("openraft=info").contains("openraft=info"));
     }
 
     #[test]
