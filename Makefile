@@ -35,6 +35,7 @@ tools: protoc etcd $(VENV)/done $(NODE)/done
 	@.ci/tools/helm && .ci/tools/kubernetes-validate
 	@.ci/tools/promtool && .ci/tools/podman && .ci/tools/compose
 	@command -v mosquitto_sub >/dev/null || { echo "== installing mosquitto-clients (Debian package)"; $(APT) mosquitto-clients >/dev/null; }
+	@command -v openssl >/dev/null || { echo "== installing openssl (Debian package): certificates for the tests"; $(APT) openssl >/dev/null; }
 
 # The etcd client is generated from its .proto files when it is built; the other package has those of Google that they import.
 protoc:

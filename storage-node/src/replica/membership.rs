@@ -105,7 +105,7 @@ impl Replica {
             *taken = Some(tokio::spawn(replica.take_step(step, peers, placed)));
         } else if let Some(preferred) = placed.replicas.first()
             && preferred.site_id != site.site_id.0
-            && self.leads_since().elapsed() >= SETTLED_AFTER
+            && (is_asked(placed) || self.leads_since().elapsed() >= SETTLED_AFTER)
             && site.peers.reachable_for(preferred.site_id) >= SETTLED_AFTER
         {
             let (peers, preferred) = (site.peers.clone(), *preferred);
@@ -189,6 +189,12 @@ impl Replica {
             tracing::warn!(shard = self.key.shard.0, what, %error, "membership unchanged");
         }
     }
+}
+
+/// Whether an operator wants the preferred leader: who leads now need not have led for a while.
+fn is_asked(placed: &ShardInfo) -> bool {
+    let preferred = placed.replicas.first().map(|first| first.site_id);
+    placed.pin.as_ref().is_some_and(|pin| pin.leader != 0 && Some(pin.leader) == preferred)
 }
 
 /// The metrics must be borrowed once only: who borrows them again while Raft waits to write them waits for
