@@ -52,8 +52,11 @@
 
 {{- define "holdfast.gateway.config" -}}
 {{- $any := include "holdfast.anyAddress" . -}}
+{{- $service := .Values.gateway.service -}}
+{{- /* A Service of both families sends clients to pods' addresses of both; [::] takes IPv4, too. */}}
+{{- $both := or (hasSuffix "DualStack" $service.ipFamilyPolicy) (has "IPv6" $service.ipFamilies) -}}
 {{- $own := dict
-      "mqtt_listen" (printf "%s:1883" $any)
+      "mqtt_listen" (printf "%s:1883" ($both | ternary "[::]" $any))
       "grpc_listen" (printf "%s:7001" $any)
       "http_listen" (printf "%s:8081" $any)
       "meta" (include "holdfast.metaAddresses" . | fromJsonArray) -}}

@@ -43,14 +43,31 @@ app.kubernetes.io/component: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* Labels of an object; values are quoted, because `n` and `1e3` are no strings in YAML. */}}
+{{/* Labels of an object; values are quoted, because `n` and `1e3` are no strings in YAML. No key is there twice:
+     given ones go before the chart's, but for those that selectors need. */}}
 {{- define "holdfast.labels" -}}
 {{ include "holdfast.selectorLabels" . }}
-app.kubernetes.io/version: {{ .root.Values.image.tag | default .root.Chart.AppVersion | trunc 63 | quote }}
-app.kubernetes.io/part-of: "holdfast"
-app.kubernetes.io/managed-by: {{ .root.Release.Service | quote }}
-helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | quote }}
-{{- include "holdfast.stringMap" (merge (dict) (.labels | default dict) .root.Values.commonLabels) }}
+{{- $own := dict
+      "app.kubernetes.io/version" (.root.Values.image.tag | default .root.Chart.AppVersion | include "holdfast.labelValue")
+      "app.kubernetes.io/part-of" "holdfast"
+      "helm.sh/chart" (printf "%s-%s" .root.Chart.Name .root.Chart.Version | include "holdfast.labelValue") -}}
+{{- $fixed := include "holdfast.selectorLabels" . | fromYaml -}}
+{{- include "holdfast.stringMap" (include "holdfast.without" (list $fixed (merge (dict "app.kubernetes.io/managed-by" .root.Release.Service) (.labels | default dict) .root.Values.commonLabels $own)) | fromJson) }}
+{{- end -}}
+
+{{/* What a label may hold: tags of images are longer, and end in other characters. */}}
+{{- define "holdfast.labelValue" -}}
+{{- regexReplaceAll "[^A-Za-z0-9_.-]" . "_" | trunc 63 | trimAll "-_." -}}
+{{- end -}}
+
+{{/* The second map without the keys of the first. */}}
+{{- define "holdfast.without" -}}
+{{- $rest := dict -}}
+{{- $fixed := first . -}}
+{{- range $key, $value := last . -}}
+{{- if not (hasKey $fixed $key) -}}{{- $_ := set $rest $key $value -}}{{- end -}}
+{{- end -}}
+{{- toJson $rest -}}
 {{- end -}}
 
 {{/* `key: "value"` lines, each after a line break. */}}

@@ -18,7 +18,8 @@ metadata:
     {{- with .zone }}
     holdfast.io/zone: {{ . | quote }}
     {{- end }}
-    {{- with merge (dict) $values.podLabels $defaults.podLabels $root.Values.commonLabels }}
+    {{- $fixed := merge (dict "holdfast.io/zone" "") (include "holdfast.selectorLabels" . | fromYaml) }}
+    {{- with include "holdfast.without" (list $fixed (merge (dict) $values.podLabels $defaults.podLabels $root.Values.commonLabels)) | fromJson }}
     {{- include "holdfast.stringMap" . | trim | nindent 4 }}
     {{- end }}
   {{- with merge (dict) (.checksums | default dict) $values.podAnnotations $defaults.podAnnotations $root.Values.commonAnnotations }}
@@ -67,10 +68,7 @@ spec:
       args:
         {{- toYaml (concat .args $values.extraArgs) | nindent 8 }}
       env:
-        {{- include "holdfast.podEnv" . | nindent 8 }}
-        {{- with concat (.env | default list) $defaults.extraEnv $values.extraEnv }}
-        {{- toYaml . | nindent 8 }}
-        {{- end }}
+        {{- include "holdfast.env" (concat (include "holdfast.podEnv" . | fromYamlArray) $defaults.extraEnv $values.extraEnv) | nindent 8 }}
       {{- with $values.extraEnvFrom }}
       envFrom:
         {{- toYaml . | nindent 8 }}
@@ -153,6 +151,24 @@ imagePullSecrets:
 - name: RUST_LOG
   value: {{ .values.logLevel | default .root.Values.defaults.logLevel | quote }}
 {{- end }}
+{{- end -}}
+
+{{/* Environment variables, each once, because an API server refuses to apply two of a name: the last one counts, at
+     the first one's place. */}}
+{{- define "holdfast.env" -}}
+{{- $last := dict -}}
+{{- range . -}}{{- $_ := set $last .name . -}}{{- end -}}
+{{- $all := list -}}
+{{- range . -}}
+{{- with get $last .name -}}{{- $all = append $all . -}}{{- end -}}
+{{- $_ := unset $last .name -}}
+{{- end -}}
+{{- toYaml $all -}}
+{{- end -}}
+
+{{/* An update strategy without the numbers of another type, which an API server refuses. */}}
+{{- define "holdfast.updateStrategy" -}}
+{{- toYaml (eq .type "RollingUpdate" | ternary . (omit . "rollingUpdate")) -}}
 {{- end -}}
 
 {{- define "holdfast.probes" -}}

@@ -9,7 +9,8 @@ metadata:
     {{- if .credentials }}
     holdfast.io/admin: "true"
     {{- end }}
-    {{- with merge (dict) $defaults.podLabels $root.Values.commonLabels }}
+    {{- $fixed := merge (dict "holdfast.io/admin" "") (include "holdfast.selectorLabels" . | fromYaml) }}
+    {{- with include "holdfast.without" (list $fixed (merge (dict) $defaults.podLabels $root.Values.commonLabels)) | fromJson }}
     {{- include "holdfast.stringMap" . | trim | nindent 4 }}
     {{- end }}
   {{- with merge (dict) .annotations $defaults.podAnnotations $root.Values.commonAnnotations }}

@@ -1,7 +1,7 @@
 {{/* What values.schema.json cannot say. All that is wrong is told at once. */}}
 {{- define "holdfast.validate" -}}
 {{- $wrong := list -}}
-{{- range $part := list "cluster" "config" "grace" "gateway" "storage" "meta" "etcd" "admin" "metrics" "live" -}}
+{{- range $part := list "cluster" "config" "grace" "gateway" "storage" "meta" "etcd" "admin" "metrics" "live" "live.etcd" "live.claims" -}}
 {{- $wrong = concat $wrong (include (printf "holdfast.validate.%s" $part) $ | trim | splitList "\n" | compact) -}}
 {{- end -}}
 {{- if $wrong -}}
@@ -197,65 +197,5 @@ admin.service.nodePort: a Service of type ClusterIP has none: set admin.service.
 {{- define "holdfast.validate.metrics" -}}
 {{- if and .Values.metrics.serviceMonitor.enabled .Values.metrics.podMonitor.enabled }}
 metrics: serviceMonitor and podMonitor would both scrape every process: enable one of them.
-{{- end -}}
-{{- end -}}
-
-{{/* What the running release says against the change. With `helm template` nothing is seen, and nothing is refused. */}}
-{{- define "holdfast.validate.live" -}}
-{{- $root := . -}}
-{{- $namespace := .Release.Namespace -}}
-{{- $fullname := include "holdfast.fullname" . -}}
-{{- $sets := include "holdfast.storage.sets" . | fromJsonArray -}}
-{{- $names := list -}}
-{{- range $set := $sets -}}
-{{- $names = append $names $set.name -}}
-{{- $live := lookup "apps/v1" "StatefulSet" $namespace $set.name | default dict -}}
-{{- if and $live $root.Values.storage.drainOnScaleIn.enabled (gt (int (dig "spec" "replicas" 1 $live)) (int $set.replicas)) -}}
-{{- if not (and $root.Values.admin.enabled (lookup "v1" "Secret" $namespace (include "holdfast.adminSecret" $root))) }}
-storage.replicas: fewer storage nodes need the admin API to be drained first, and the running release does not have it: upgrade to admin.enabled=true alone first. Or drain them by hand and set storage.drainOnScaleIn.enabled=false.
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- range $live := dig "items" list (lookup "apps/v1" "StatefulSet" $namespace "" | default dict) -}}
-{{- $labels := dig "metadata" "labels" dict $live -}}
-{{- if and (eq (get $labels "app.kubernetes.io/instance") $root.Release.Name) (eq (get $labels "app.kubernetes.io/component") "storage") (hasPrefix $fullname $live.metadata.name) -}}
-{{- if and (not (has $live.metadata.name $names)) (gt (int (dig "spec" "replicas" 1 $live)) 0) -}}
-{{- with get $labels "holdfast.io/zone" }}
-storage.zones: {{ $live.metadata.name }} would be removed with {{ dig "spec" "replicas" 1 $live }} storage nodes in it: first set `replicas: 0` for {{ . }}, which moves their data, then take it out.
-{{- else }}
-storage.zones: the running release has none, and its storage nodes ({{ $live.metadata.name }}) would be removed: leave zones out, or install another release with them.
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- $etcd := lookup "apps/v1" "StatefulSet" $namespace (printf "%s-etcd" $fullname) | default dict -}}
-{{- if and $etcd .Values.etcd.enabled -}}
-{{- $args := dig "spec" "template" "spec" "containers" list $etcd | first | default dict | dig "args" list | join " " -}}
-{{- if ne (contains "--listen-peer-urls=https" $args) .Values.etcd.tls.enabled }}
-etcd.tls.enabled: members know each other by URLs, so this is fixed when etcd forms: keep it.
-{{- end -}}
-{{- end -}}
-{{- $sled := lookup "apps/v1" "StatefulSet" $namespace (printf "%s-meta" $fullname) | default dict -}}
-{{- $metas := lookup "apps/v1" "Deployment" $namespace (printf "%s-meta" $fullname) | default dict -}}
-{{- if and $metas (eq .Values.meta.store "sled") }}
-meta.store: the running release has its metadata in etcd, and it does not move: keep meta.store etcd.
-{{- else if and $sled (eq .Values.meta.store "etcd") }}
-meta.store: the running release has its metadata in sled, and it does not move: keep meta.store sled.
-{{- end -}}
-{{- $claims := dict "etcd" $etcd "meta" $sled -}}
-{{- range $set := $sets -}}
-{{- $_ := set $claims "storage" (lookup "apps/v1" "StatefulSet" $namespace $set.name | default (get $claims "storage")) -}}
-{{- end -}}
-{{- range $component, $set := $claims -}}
-{{- $wanted := get (get $.Values $component) "persistence" -}}
-{{- range $claim := dig "spec" "volumeClaimTemplates" list ($set | default dict) -}}
-{{- $size := dig "spec" "resources" "requests" "storage" "" $claim -}}
-{{- if ne (include "holdfast.bytes" $size) (include "holdfast.bytes" $wanted.size) }}
-{{ $component }}.persistence.size: claims of {{ $set.metadata.name }} were made with {{ $size }}, which a StatefulSet never changes. Make them larger one by one (kubectl edit pvc), then `kubectl -n {{ $namespace }} delete statefulset {{ $set.metadata.name }} --cascade=orphan`, and upgrade: pods go on running.
-{{- end -}}
-{{- end -}}
-{{- end -}}
-{{- if and $etcd .Values.etcd.enabled (ne (int (dig "spec" "replicas" 0 $etcd)) (int .Values.etcd.replicas)) }}
-etcd.replicas: there are {{ dig "spec" "replicas" 0 $etcd }} members, and etcd's members do not change with a number: keep it.
 {{- end -}}
 {{- end -}}

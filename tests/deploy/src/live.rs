@@ -11,13 +11,14 @@ use serde_json::{Value, json};
 use crate::manifests::{Manifests, name_of};
 
 /// Kinds that the server knows, with the paths of their API and resource: helm refuses objects of others.
-const KINDS: [(&str, &str, &str); 10] = [
+const KINDS: [(&str, &str, &str); 11] = [
     ("StatefulSet", "/apis/apps/v1", "statefulsets"),
     ("Deployment", "/apis/apps/v1", "deployments"),
     ("Secret", "/api/v1", "secrets"),
     ("ConfigMap", "/api/v1", "configmaps"),
     ("Pod", "/api/v1", "pods"),
     ("Service", "/api/v1", "services"),
+    ("PersistentVolumeClaim", "/api/v1", "persistentvolumeclaims"),
     ("ServiceAccount", "/api/v1", "serviceaccounts"),
     ("Job", "/apis/batch/v1", "jobs"),
     ("PodDisruptionBudget", "/apis/policy/v1", "poddisruptionbudgets"),

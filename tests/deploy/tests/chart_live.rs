@@ -6,7 +6,8 @@ use std::fs;
 
 use holdfast_deploy::chart::{Helm, Rendering};
 use holdfast_deploy::live::Live;
-use holdfast_deploy::manifests::{Manifests, text};
+use holdfast_deploy::manifests::{Manifests, name_of, text};
+use serde_json::{Value, json};
 
 fn live(before: &Rendering) -> Live {
     Live::serve(&Manifests::parse(&before.text()))
@@ -29,6 +30,22 @@ fn storage_is_drained_when_it_gets_less_and_only_then() {
             assert_eq!(text.contains("helm.sh/hook: \"pre-upgrade\""), drains, "{replicas}");
             assert!(text.contains("helm.sh/hook: \"pre-rollback\""), "{replicas}");
         }
+    }
+}
+
+#[test]
+fn storage_nodes_whose_set_is_away_are_told_by_their_claims() {
+    let of = |replicas: &str| Rendering::defaults().set(&[&format!("storage.replicas={replicas}")]);
+    let claim = |name: &str| json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}});
+    // As after `kubectl delete statefulset --cascade=orphan`.
+    let running = Manifests::parse(&of("4").text());
+    let others = running.all().iter().filter(|object| name_of(object) != "rel-holdfast-storage");
+    let others: Vec<Value> = others.cloned().collect();
+    for (claims, drains) in [(3, false), (4, true)] {
+        let claims =
+            (0..claims).map(|ordinal| claim(&format!("data-rel-holdfast-storage-{ordinal}")));
+        let live = Live::serve(&Manifests::of_objects(others.iter().cloned().chain(claims)));
+        assert_eq!(of("3").over(&live).text().contains("helm.sh/hook: \"pre-upgrade\""), drains);
     }
 }
 
@@ -91,6 +108,28 @@ fn what_never_changes_is_kept() {
         assert!(told.contains(&format!("{component}.persistence.size: claims of")), "{told}");
         assert!(told.contains("--cascade=orphan"), "{told}");
     }
+    for (set, wanted) in [
+        ("fullnameOverride=other", "the running release has other names (rel-holdfast-storage)"),
+        ("nameOverride=other", "the running release has other names (rel-holdfast-storage)"),
+        ("clusterDomain=other.local", "clusterDomain: is part of the names"),
+        ("etcd.prefix=/other/", "etcd.prefix: the running release has its metadata below another"),
+        ("global.storageClass=fast", "storage.persistence.storageClass: claims of rel-holdfast-st"),
+        ("etcd.persistence.labels.a=b", "etcd.persistence.labels: claims of rel-holdfast-etcd"),
+        ("storage.persistence.annotations.a=b", "storage.persistence.annotations: claims of"),
+        ("storage.persistence.accessModes[0]=ReadWriteOncePod", "storage.persistence.accessModes"),
+        ("storage.persistence.selector.matchLabels.a=b", "storage.persistence.selector: claims"),
+    ] {
+        let told = refused(&defaults, defaults.clone().set(&[set]));
+        assert!(told.contains(wanted), "{set}: {told}");
+    }
+    let external = Rendering::of("ci/plain-external-etcd-values.yaml");
+    let told = refused(&defaults, external.clone());
+    assert!(told.contains("in the chart's own etcd, which would be removed: keep it"), "{told}");
+    let told = refused(&external, defaults.clone());
+    assert!(told.contains("in an etcd of yours, and it does not move"), "{told}");
+    let sled = Rendering::of("examples/laptop.yaml");
+    let told = refused(&sled, sled.clone().set(&["meta.persistence.storageClass=fast"]));
+    assert!(told.contains("meta.persistence.storageClass: claims of"), "{told}");
     // An API server writes sizes in its own way.
     let written = live(
         &defaults.clone().set(&["storage.persistence.size=1.5Gi", "etcd.persistence.size=2048Mi"]),
@@ -99,6 +138,14 @@ fn what_never_changes_is_kept() {
         .set(&["storage.persistence.size=1536Mi", "etcd.persistence.size=2Gi"])
         .over(&written);
     assert!(same.template(Helm::Three).is_ok());
+}
+
+#[test]
+fn nothing_is_refused_where_nothing_changes() {
+    for rendering in Rendering::all() {
+        let live = live(&rendering);
+        assert!(rendering.over(&live).template(Helm::Three).is_ok());
+    }
 }
 
 #[test]
@@ -119,8 +166,14 @@ fn an_autoscaler_begins_with_the_gateways_that_there_are() {
     let scaled = Rendering::defaults().set(&["gateway.autoscaling.enabled=true"]);
     let after = Manifests::parse(&scaled.clone().over(&live(&before)).text());
     assert_eq!(after.get("Deployment", "rel-holdfast-gateway")["spec"]["replicas"], 7);
-    let first = Manifests::parse(&scaled.text());
-    assert!(first.get("Deployment", "rel-holdfast-gateway")["spec"]["replicas"].is_null());
+    // One that there was from the beginning has the number to itself, in later upgrades and rollbacks, too.
+    let first = scaled.text();
+    let later = scaled.clone().over(&Live::serve(&Manifests::parse(&first))).text();
+    for text in [first, later] {
+        let manifests = Manifests::parse(&text);
+        let gateways = manifests.get("Deployment", "rel-holdfast-gateway");
+        assert!(gateways["spec"]["replicas"].is_null());
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use holdfast_deploy::chart::{Helm, Rendering};
 use holdfast_deploy::manifests::{Manifests, list, name_of, selects, text};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Release names that are no strings in YAML, that are no names in DNS, or that are as long as helm allows.
 const RELEASES: [&str; 6] = [
@@ -265,4 +265,52 @@ fn claims_that_would_be_deleted_are_never_left_undrained() {
     assert!(text.contains("- shrink") && !text.contains("--if-reachable"));
     // The first installation has nothing to drain.
     assert!(!Rendering::defaults().text().contains("pre-upgrade"));
+}
+
+/// What an API server refuses to apply, or takes in a way that nobody meant.
+#[test]
+fn given_values_replace_those_of_the_chart_and_stand_there_once() {
+    let tag = format!("a{}-b", "-".repeat(62));
+    let tag = format!("image.tag={tag}");
+    let sets = [
+        "gateway.extraEnv[0].name=RUST_LOG",
+        "gateway.extraEnv[0].value=trace",
+        "gateway.updateStrategy.type=Recreate",
+        "storage.updateStrategy.type=OnDelete",
+        "storage.updateStrategy.rollingUpdate.partition=1",
+        "commonLabels.app\\.kubernetes\\.io/part-of=iot",
+        "commonLabels.app\\.kubernetes\\.io/component=other",
+        "defaults.podLabels.everywhere=x",
+        &tag,
+    ];
+    let manifests = Manifests::parse(&Rendering::defaults().set(&sets).upgrade().text());
+    let gateways = manifests.get("Deployment", "rel-holdfast-gateway");
+    assert_eq!(gateways["metadata"]["labels"]["app.kubernetes.io/part-of"], "iot");
+    assert_eq!(gateways["metadata"]["labels"]["app.kubernetes.io/component"], "gateway");
+    assert_eq!(gateways["metadata"]["labels"]["app.kubernetes.io/version"], "a");
+    assert_eq!(gateways["spec"]["strategy"], json!({"type": "Recreate"}));
+    let nodes = manifests.get("StatefulSet", "rel-holdfast-storage");
+    assert_eq!(nodes["spec"]["updateStrategy"], json!({"type": "OnDelete"}));
+    let env = list(&gateways["spec"]["template"]["spec"]["containers"][0]["env"]);
+    let levels: Vec<&Value> = env.iter().filter(|one| one["name"] == "RUST_LOG").collect();
+    assert_eq!(levels, [&json!({"name": "RUST_LOG", "value": "trace"})]);
+    for (object, pod) in manifests.pod_templates() {
+        let labels = &pod["metadata"]["labels"];
+        assert_eq!(labels["everywhere"], "x", "{}", name_of(object));
+        assert_ne!(labels["app.kubernetes.io/component"], "other");
+    }
+}
+
+#[test]
+fn gateways_accept_both_families_where_their_service_has_them() {
+    let listens = |sets: &[&str]| {
+        let manifests = Manifests::parse(&Rendering::defaults().set(sets).text());
+        let file =
+            manifests.get("ConfigMap", "rel-holdfast-gateway")["data"]["broker-node.toml"].clone();
+        let config: toml::Table = text(&file).parse().unwrap();
+        config["mqtt_listen"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(listens(&[]), "0.0.0.0:1883");
+    assert_eq!(listens(&["gateway.service.ipFamilyPolicy=PreferDualStack"]), "[::]:1883");
+    assert_eq!(listens(&["gateway.service.ipFamilies={IPv4,IPv6}"]), "[::]:1883");
 }

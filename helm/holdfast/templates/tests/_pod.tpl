@@ -6,7 +6,7 @@ apiVersion: v1
 kind: Pod
 {{ include "holdfast.metadata" (dict "root" .root "component" "test"
     "name" (printf "%s-test-%s" (include "holdfast.fullname" .root) .what)
-    "labels" (.credentials | ternary (dict "holdfast.io/admin" "true") dict)
+    "labels" $pod.metadata.labels
     "annotations" (merge (dict "helm.sh/hook" "test" "helm.sh/hook-delete-policy" "before-hook-creation,hook-succeeded") (get $pod.metadata "annotations" | default dict))) }}
 spec:
   activeDeadlineSeconds: {{ int $tests.timeoutSeconds }}
