@@ -1,5 +1,7 @@
 //! What can be written after `holdfast`.
 
+pub(crate) mod early;
+
 use clap::builder::StyledStr;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -151,7 +153,7 @@ Examples:
   holdfast publish t/1 -m hello
   holdfast publish t/1 --file photo.jpg --qos 2 --retain
   date | holdfast publish t/1
-  holdfast publish t/1 -m 'tick {n}' --count 100 --rate 10"
+  holdfast publish t/1 -m 'tick {i}' --count 100 --rate 10"
     )]
     Publish(PublishArgs),
     /// Subscribe and show what arrives
@@ -252,6 +254,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
 const NOTES: &str = "\
 Which cluster: --api URL or HOLDFAST_API; else the one in --data (.holdfast).
 Who asks: --token or HOLDFAST_TOKEN; --user with --password-file; else admin of the local cluster.
+These options and --json stand before or after the command.
 Exit codes: 0 done, 1 failed or refused, 2 wrong usage, 3 not found, 4 credentials, 5 nobody answers.
 
 `holdfast COMMAND --help` shows examples.";

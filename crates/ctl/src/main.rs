@@ -32,7 +32,9 @@ use crate::local::{down, halt, scale, up};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     // Wrong usage ends here, with code 2.
-    let cli = Cli::from_arg_matches(&cli::command().get_matches());
+    let command = cli::command();
+    let args = cli::early::moved(std::env::args_os(), &command);
+    let cli = Cli::from_arg_matches(&command.get_matches_from(args));
     let done = match cli {
         Ok(cli) => run(cli.command).await,
         Err(error) => error.exit(),

@@ -94,7 +94,10 @@ async fn look(args: &StatusArgs) -> Outcome<Look> {
     };
     let mut text = format!("{}\n{ready}", status.table());
     text += "\n\n";
-    text += &status.cluster.as_ref().map_or_else(nothing_told, summary);
+    text += &status
+        .cluster
+        .as_ref()
+        .map_or_else(nothing_told, |cluster| summary(cluster, &status.missed()));
     Ok(Look { healthy: status.healthy, json: status.json(), text })
 }
 
@@ -102,7 +105,7 @@ async fn look(args: &StatusArgs) -> Outcome<Look> {
 fn cluster_text(cluster: &ClusterStatus) -> String {
     format!(
         "{}\n\n{}\n\n{}",
-        summary(cluster),
+        summary(cluster, &[]),
         table::render(&cluster.sites),
         table::render(&cluster.gateways)
     )
@@ -113,15 +116,16 @@ fn nothing_told() -> String {
     format!("{not_healthy}\n  - no meta-service tells how the cluster is")
 }
 
-fn summary(cluster: &ClusterStatus) -> String {
+/// What the cluster says, and which processes are missed here.
+fn summary(cluster: &ClusterStatus, missed: &[String]) -> String {
     let up = |liveness: &Liveness| *liveness == Liveness::Up;
     let sites = cluster.sites.iter().filter(|site| up(&site.liveness)).count();
     let gateways = cluster.gateways.iter().filter(|gateway| up(&gateway.liveness)).count();
-    let mut lines = vec![match cluster.healthy {
+    let mut lines = vec![match cluster.healthy && missed.is_empty() {
         true => Tone::Good.paint("healthy"),
         false => Tone::Bad.paint("not healthy"),
     }];
-    lines.extend(cluster.problems.iter().map(|problem| format!("  - {problem}")));
+    lines.extend(cluster.problems.iter().chain(missed).map(|problem| format!("  - {problem}")));
     lines.push(format!(
         "cluster {}: {} of {} sites and {} of {} gateways up, {} shards x {} replicas, {} durable filters",
         cluster.cluster_id,

@@ -62,8 +62,8 @@ pub(crate) async fn stop(args: &StopArgs) -> Result<(), RequestError> {
         }
         sleep(POLL_INTERVAL).await;
     }
-    let names = args.names.join(" ");
-    console::line(format!("stopped; `holdfast start {names}` brings back"));
+    let (names, done) = (args.names.join(" "), if args.kill { "killed" } else { "stopped" });
+    console::line(format!("{done}: {names}; `holdfast start {names}` brings them back"));
     Ok(())
 }
 

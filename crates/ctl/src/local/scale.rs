@@ -32,6 +32,11 @@ pub(crate) struct ScaleArgs {
 /// Asks the supervisor and waits until the cluster is as wanted.
 pub(crate) async fn run(args: &ScaleArgs) -> Result<(), RequestError> {
     let (dir, old) = request::running(&args.data.data)?;
+    // What was stopped, or died, before is no part of this.
+    let before = process::running(&old.members(), &dir);
+    let is_away = |name: &str| {
+        old.members().iter().any(|member| member.name == name) && !before.contains_key(name)
+    };
     let change = Change::Scale { storage: args.storage, gateways: args.gateways };
     request::ask(&dir, change).await?;
     let not_running = || RequestError::NotRunning(args.data.data.clone());
@@ -42,7 +47,8 @@ pub(crate) async fn run(args: &ScaleArgs) -> Result<(), RequestError> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let status = Status::of(&plan, &dir).await;
-        let is_ready = status.ready && status.processes.iter().all(|process| process.ready);
+        let is_ready =
+            status.processes.iter().all(|process| process.ready || is_away(&process.name));
         if is_ready && process::running(&removed, &dir).is_empty() {
             console::line(status.table());
             return Ok(());

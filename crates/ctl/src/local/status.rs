@@ -28,7 +28,7 @@ pub(crate) struct Status {
     pub(crate) ready: bool,
     /// In the order of a start.
     pub(crate) processes: Vec<ProcessStatus>,
-    /// Ready, and the elected meta-service says that the cluster is healthy.
+    /// Ready, no process is missed, and the elected meta-service says that the cluster is healthy.
     pub(crate) healthy: bool,
     /// As the elected meta-service tells; none if it does not answer.
     pub(crate) cluster: Option<ClusterStatus>,
@@ -91,13 +91,26 @@ impl Status {
             })
             .collect();
         let ready = is_ready(&processes, plan.replication_factor());
-        let healthy = ready && cluster.as_ref().is_some_and(|cluster| cluster.healthy);
+        let healthy = ready
+            && processes.iter().all(|process| !process.is_missed())
+            && cluster.as_ref().is_some_and(|cluster| cluster.healthy);
         Status { ready, processes, healthy, cluster }
     }
 
     /// What is known of the sites; none if nobody told.
     pub(crate) fn sites(&self) -> Option<Sites> {
         self.cluster.as_ref().map(|cluster| Sites::of(&cluster.sites))
+    }
+
+    /// Why the cluster is not healthy, as far as the processes here show it.
+    pub(crate) fn missed(&self) -> Vec<String> {
+        let missed = self.processes.iter().filter(|process| process.is_missed());
+        missed
+            .map(|process| {
+                let why = process.reason.as_deref().unwrap_or("not ready");
+                format!("{}: {why}", process.name)
+            })
+            .collect()
     }
 
     /// For scripts.
@@ -172,6 +185,12 @@ impl ProcessStatus {
         }
     }
 
+    /// It should do its job and does not. The elected meta-service does not know of others that could
+    /// follow it, nor of single members of etcd; one that was drained may be stopped.
+    fn is_missed(&self) -> bool {
+        !self.ready && self.site_state.as_deref() != Some("drained")
+    }
+
     /// Ready or why not, and what it is beside that.
     fn state(&self) -> String {
         let state = self.reason.as_deref().unwrap_or("ready");
@@ -236,6 +255,17 @@ mod tests {
         assert!(cluster([false, true, false, true, true]));
         assert!(!cluster([true, true, false, false, true]));
         assert!(!cluster([true, true, true, true, false]));
+    }
+
+    #[test]
+    fn a_process_is_missed_unless_its_site_was_drained() {
+        let drained = ProcessStatus {
+            site_state: Some("drained".to_owned()),
+            ..process(Role::Storage, false)
+        };
+        let processes = vec![process(Role::Meta, false), drained, process(Role::Gateway, true)];
+        let status = Status { ready: true, processes, healthy: false, cluster: None };
+        assert_eq!(status.missed(), ["meta: x"]);
     }
 
     #[test]

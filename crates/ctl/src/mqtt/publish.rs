@@ -24,7 +24,7 @@ const WINDOW: usize = 100;
 pub(crate) struct PublishArgs {
     /// Topic to publish to
     topic: String,
-    /// The message; {n} stands for its number
+    /// The message; {i} stands for its number
     #[arg(long, short, conflicts_with = "file")]
     message: Option<String>,
     /// File with the message [default: stdin]
@@ -144,9 +144,9 @@ async fn send(
     while sum.published < args.count || outbox.len() > 0 {
         let may_send = sum.published < args.count && outbox.len() < WINDOW;
         if may_send && due(sum.published) <= Instant::now() {
-            let numbered = args.message.as_ref().filter(|message| message.contains("{n}"));
+            let numbered = args.message.as_ref().filter(|message| message.contains("{i}"));
             let payload = match numbered {
-                Some(text) => text.replace("{n}", &(sum.published + 1).to_string()).into(),
+                Some(text) => text.replace("{i}", &(sum.published + 1).to_string()).into(),
                 None => fixed.clone(),
             };
             if link.publish(&args.topic, qos(args.qos), args.retain, payload)? {

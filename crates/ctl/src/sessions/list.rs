@@ -77,7 +77,7 @@ fn ends(session: &Session) -> String {
         (Some(at), _) => ago(at),
         (None, None) => "never".to_owned(),
         (None, Some(0)) => "with its connection".to_owned(),
-        (None, Some(after)) => format!("{} after", span(u64::from(after))),
+        (None, Some(after)) => format!("{} after it left", span(u64::from(after))),
     }
 }
 
