@@ -1,7 +1,7 @@
 {{/* What values.schema.json cannot say. All that is wrong is told at once. */}}
 {{- define "holdfast.validate" -}}
 {{- $wrong := list -}}
-{{- range $part := list "cluster" "config" "grace" "gateway" "storage" "meta" "etcd" "admin" "metrics" "live" "live.etcd" "live.claims" -}}
+{{- range $part := list "cluster" "config" "grace" "gateway" "storage" "meta" "etcd" "admin" "metrics" "live" "live.etcd" "live.claims" "live.kinds" -}}
 {{- $wrong = concat $wrong (include (printf "holdfast.validate.%s" $part) $ | trim | splitList "\n" | compact) -}}
 {{- end -}}
 {{- if $wrong -}}

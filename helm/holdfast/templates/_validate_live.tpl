@@ -100,3 +100,21 @@ etcd.replicas: there are {{ dig "spec" "replicas" 0 $etcd }} members, and etcd's
 {{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{/* Kinds that others bring. Rendering alone knows none of them, and every API server knows this first one. */}}
+{{- define "holdfast.validate.live.kinds" -}}
+{{- $known := .Capabilities.APIVersions -}}
+{{- if $known.Has "apiregistration.k8s.io/v1" -}}
+{{- $metrics := .Values.metrics -}}
+{{- $certificates := and (eq .Values.meta.store "etcd") .Values.etcd.tls.enabled .Values.etcd.tls.certManager.enabled -}}
+{{- range list
+      (list $metrics.serviceMonitor.enabled "metrics.serviceMonitor" "monitoring.coreos.com/v1/ServiceMonitor" "the Prometheus operator")
+      (list $metrics.podMonitor.enabled "metrics.podMonitor" "monitoring.coreos.com/v1/PodMonitor" "the Prometheus operator")
+      (list $metrics.prometheusRule.enabled "metrics.prometheusRule" "monitoring.coreos.com/v1/PrometheusRule" "the Prometheus operator")
+      (list $certificates "etcd.tls.certManager" "cert-manager.io/v1/Certificate" "cert-manager") -}}
+{{- if and (first .) (not ($known.Has (index . 2))) }}
+{{ index . 1 }}.enabled: this Kubernetes cluster does not know {{ index . 2 }}: install {{ last . }} first, or set it to false.
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}

@@ -39,6 +39,7 @@ pub struct Rendering {
     sets: Vec<String>,
     is_upgrade: bool,
     live: Option<String>,
+    api_versions: Vec<String>,
     chart: PathBuf,
 }
 
@@ -58,6 +59,7 @@ impl Rendering {
             sets: Vec::new(),
             is_upgrade: false,
             live: None,
+            api_versions: Vec::new(),
             chart: folder(),
         }
     }
@@ -122,12 +124,20 @@ impl Rendering {
         self.upgrade()
     }
 
+    /// On a Kubernetes cluster that is known to have these APIs.
+    #[must_use]
+    pub fn with_apis(mut self, versions: &[&str]) -> Rendering {
+        self.api_versions.extend(versions.iter().map(|&version| version.to_owned()));
+        self
+    }
+
     fn command(&self, helm: Helm, what: &str) -> Command {
         let mut command = helm.command();
         command.arg(what);
         if what == "template" {
             command.arg(&self.release);
             command.args(self.is_upgrade.then_some("--is-upgrade"));
+            command.args(self.api_versions.iter().flat_map(|version| ["--api-versions", version]));
             if let Some(url) = &self.live {
                 command.args([
                     "--dry-run=server",

@@ -141,6 +141,33 @@ fn what_never_changes_is_kept() {
 }
 
 #[test]
+fn kinds_that_nobody_brought_are_missed_in_words() {
+    let apis = ["apiregistration.k8s.io/v1", "monitoring.coreos.com/v1/PodMonitor"];
+    let everything = |file| Rendering::of(file).with_apis(&apis);
+    for (rendering, wanted) in [
+        (
+            everything("ci/default-values.yaml").set(&["metrics.serviceMonitor.enabled=true"]),
+            "metrics.serviceMonitor.enabled: this Kubernetes cluster does not know",
+        ),
+        (
+            everything("ci/default-values.yaml").set(&["metrics.prometheusRule.enabled=true"]),
+            "monitoring.coreos.com/v1/PrometheusRule: install the Prometheus operator first",
+        ),
+        (
+            everything("ci/own-etcd-tls-values.yaml"),
+            "etcd.tls.certManager.enabled: this Kubernetes cluster does not know cert-manager.io",
+        ),
+    ] {
+        for helm in Helm::ALL {
+            let told = rendering.template(helm).expect_err("refused");
+            assert!(told.contains(wanted), "{told}");
+        }
+    }
+    let known = everything("ci/default-values.yaml").set(&["metrics.podMonitor.enabled=true"]);
+    assert!(known.template(Helm::Four).is_ok());
+}
+
+#[test]
 fn nothing_is_refused_where_nothing_changes() {
     for rendering in Rendering::all() {
         let live = live(&rendering);
