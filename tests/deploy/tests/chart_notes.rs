@@ -55,6 +55,7 @@ fn they_tell_where_to_connect_and_how_to_get_in() {
         "port-forward service/rel-holdfast-mqtt 1883:1883",
         "get secret rel-holdfast-admin -o jsonpath='{.data.password}'",
         "helm -n default test rel",
+        "kubectl -n default delete pvc,secret -l app.kubernetes.io/instance=rel",
         "a hook moves the data of the last ones away first",
         "There are just as many storage nodes as replicas of a shard (3)",
     ] {
@@ -65,7 +66,8 @@ fn they_tell_where_to_connect_and_how_to_get_in() {
 
 #[test]
 fn they_warn_of_what_the_values_mean() {
-    let cases: [(Option<&str>, &[&str], &str); 8] = [
+    let cases: [(Option<&str>, &[&str], &str); 9] = [
+        (Some("values-large.yaml"), &[], "Storage nodes do not know their zone"),
         (None, &["gateway.service.type=LoadBalancer"], "Clients are not authenticated"),
         (None, &["admin.service.type=NodePort"], "The admin API has no TLS"),
         (Some("examples/laptop.yaml"), &[], "Metadata lies in one volume"),
