@@ -107,6 +107,13 @@ storage.zones: {{ .name }} is there twice.
 {{- end -}}
 {{- $names = append $names .name -}}
 {{- end -}}
+{{- $sets := list -}}
+{{- range include "holdfast.storage.sets" . | fromJsonArray -}}
+{{- if and (has .name $sets) (eq (len (uniq $names)) (len $names)) }}
+storage.zones: {{ .zone }} and another zone would both be {{ .name }}, which has lower-case letters, digits and hyphens alone: two zones need names that differ in these.
+{{- end -}}
+{{- $sets = append $sets .name -}}
+{{- end -}}
 {{- $factor := int .Values.cluster.replicationFactor -}}
 {{- $away := .Values.storage.pdb.maxUnavailable | toString -}}
 {{- if and .Values.storage.pdb.enabled (gt $factor 1) (or (hasSuffix "%" $away) (gt (atoi $away) (div $factor 2 | int))) }}

@@ -50,6 +50,14 @@ fn storage_nodes_whose_set_is_away_are_told_by_their_claims() {
 }
 
 #[test]
+fn an_installation_that_failed_before_it_had_storage_needs_no_drain() {
+    let again = Rendering::defaults().upgrade();
+    assert!(again.text().contains("helm.sh/hook: \"pre-upgrade\""));
+    let again = again.with_apis(&["apiregistration.k8s.io/v1"]);
+    assert!(!again.text().contains("helm.sh/hook: \"pre-upgrade\""));
+}
+
+#[test]
 fn storage_that_cannot_be_drained_is_not_taken_away() {
     let without = |replicas: &str| {
         Rendering::defaults().set(&["admin.enabled=false", &format!("storage.replicas={replicas}")])

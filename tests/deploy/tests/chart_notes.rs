@@ -66,7 +66,8 @@ fn they_tell_where_to_connect_and_how_to_get_in() {
 
 #[test]
 fn they_warn_of_what_the_values_mean() {
-    let cases: [(Option<&str>, &[&str], &str); 9] = [
+    let cases: [(Option<&str>, &[&str], &str); 10] = [
+        (None, &["gateway.service.type=NodePort"], "set gateway.mqttAdvertise to host:port"),
         (Some("values-large.yaml"), &[], "Storage nodes do not know their zone"),
         (None, &["gateway.service.type=LoadBalancer"], "Clients are not authenticated"),
         (None, &["admin.service.type=NodePort"], "The admin API has no TLS"),

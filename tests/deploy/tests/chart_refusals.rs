@@ -5,7 +5,7 @@
 use holdfast_deploy::chart::{Helm, Rendering};
 
 /// Values, and what both helms must say.
-const REFUSED: [(&str, &[&str], &[&str]); 47] = [
+const REFUSED: [(&str, &[&str], &[&str]); 48] = [
     // By the schema: helm 3 and 4 say it in words of their own.
     ("", &["gateway.replica=3"], &["gateway", "replica"]),
     ("", &["gatewy.replicas=3"], &["gatewy"]),
@@ -144,6 +144,11 @@ const REFUSED: [(&str, &[&str], &[&str]); 47] = [
         "",
         &["gateway.pdb.maxUnavailable=0"],
         &["gateway.pdb.maxUnavailable: with 0 no node can ever be drained"],
+    ),
+    (
+        "",
+        &["storage.zones[0].name=a.1", "storage.zones[1].name=A-1"],
+        &["storage.zones: A-1 and another zone would both be rel-holdfast-storage-a-1"],
     ),
     ("", &["storage.config.grpc_listen=x"], &["storage.config.grpc_listen: is set by the chart"]),
     (
