@@ -5,6 +5,7 @@ mod find;
 mod pages;
 mod request;
 
+use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,6 +36,8 @@ const SILENCE: Duration = Duration::from_secs(2);
 /// Before an API is asked again, if it does not say itself.
 const PAUSE: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A process that ends closes connections once or twice; one that does so again speaks something else.
+const CLOSED_MAX: usize = 3;
 /// An answer that is larger is not ours.
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 
@@ -54,6 +57,8 @@ enum Tried {
     NotTaken { why: String, pause: Duration, heard: bool },
     /// Perhaps it was done, perhaps not.
     Unknown { why: String },
+    /// The connection was closed without a word.
+    Closed { why: String },
 }
 
 impl Api {
@@ -91,7 +96,7 @@ impl Api {
     /// Tries one address after the other until one answers.
     async fn send(&self, request: &Request) -> Result<Bytes, ApiError> {
         let started = Instant::now();
-        let (mut told, mut heard) = (false, false);
+        let (mut told, mut heard, mut closed) = (false, false, 0);
         for at in 0.. {
             let url = &self.found.urls[at % self.found.urls.len()];
             let (why, pause, is_over) = match self.try_at(url, request).await? {
@@ -101,6 +106,13 @@ impl Api {
                     (why, pause, false)
                 }
                 Tried::Unknown { why } => (why, PAUSE, !request.may_repeat),
+                Tried::Closed { why } => {
+                    closed += 1;
+                    if closed >= CLOSED_MAX * self.found.urls.len() {
+                        return Err(self.foreign(why));
+                    }
+                    (why, PAUSE, !request.may_repeat)
+                }
             };
             let is_round = (at + 1) % self.found.urls.len() == 0;
             if is_over || (is_round && started.elapsed() >= self.patience) {
@@ -139,19 +151,28 @@ impl Api {
             .map_err(|_| ApiError::BadUrl(target.clone()))?;
         let limit = request.timeout.unwrap_or(Duration::MAX);
         let answer = async {
-            let answer = self
-                .client
-                .request(sent)
-                .await
-                .map_err(|error| (error.is_connect(), cause(&error)))?;
-            Ok(self.read(request, answer).await)
+            match self.client.request(sent).await {
+                Ok(answer) => Ok(self.read(request, answer).await),
+                Err(error) => self.unsent(&error),
+            }
         };
-        Ok(match timeout(limit, answer).await {
-            Ok(Ok(tried)) => tried,
-            Ok(Err((true, why))) => Tried::NotTaken { why, pause: PAUSE, heard: false },
-            Ok(Err((false, why))) => Tried::Unknown { why },
-            Err(_) => Tried::Unknown { why: format!("no answer within {} s", limit.as_secs()) },
+        timeout(limit, answer).await.unwrap_or_else(|_| {
+            Ok(Tried::Unknown { why: format!("no answer within {} s", limit.as_secs()) })
         })
+    }
+
+    /// Why there is no answer.
+    fn unsent(&self, error: &hyper_util::client::legacy::Error) -> Result<Tried, ApiError> {
+        let why = cause(error);
+        let http = error.source().and_then(|source| source.downcast_ref::<hyper::Error>());
+        if error.is_connect() {
+            return Ok(Tried::NotTaken { why, pause: PAUSE, heard: false });
+        }
+        match http {
+            Some(http) if http.is_parse() => Err(self.foreign(why)),
+            Some(http) if http.is_incomplete_message() => Ok(Tried::Closed { why }),
+            _ => Ok(Tried::Unknown { why }),
+        }
     }
 
     async fn read(&self, request: &Request, answer: Response<Incoming>) -> Tried {
@@ -255,5 +276,11 @@ mod tests {
         let (api, _) = server(&[PAGE]).await;
         let error = api.ask::<u32>(Request::get("/x")).await.expect_err("a web page");
         assert!(matches!(error, ApiError::Foreign { .. }), "{error}");
+        for other in [&["SSH-2.0-x\r\n"][..], &[""]] {
+            let (api, asked) = server(other).await;
+            let error = api.ask::<u32>(Request::get("/x")).await.expect_err("no HTTP");
+            assert!(matches!(error, ApiError::Foreign { .. }), "{other:?}: {error}");
+            assert!(asked.load(Ordering::SeqCst) <= CLOSED_MAX);
+        }
     }
 }

@@ -17,6 +17,12 @@ use crate::amount::{Bytes, Count, Span, size, span};
 use crate::console;
 use crate::failure::{Failure, Outcome};
 
+/// Beyond these nothing that is computed means anything.
+const RATE_MAX: f64 = 1e9;
+const SIZE_MAX: f64 = (256 << 20) as f64;
+const RETENTION_MAX_S: f64 = 100.0 * 366.0 * 86_400.0;
+const SESSIONS_MAX: f64 = 1e10;
+
 /// What is asked of the cluster.
 #[derive(Debug, Args)]
 pub(crate) struct CapacityArgs {
@@ -71,6 +77,17 @@ impl CapacityArgs {
         ];
         if let Some((option, _)) = positive.into_iter().find(|(_, is_positive)| !is_positive) {
             return Err(Failure::usage(format!("{option}: more than 0 is wanted")));
+        }
+        let most = [
+            ("--rate", self.rate.0, RATE_MAX, "1G"),
+            ("--size", self.size.0 as f64, SIZE_MAX, "256MiB, what MQTT can carry"),
+            ("--retention", self.retention.0 as f64, RETENTION_MAX_S, "100 years"),
+            ("--sessions", self.sessions.0, SESSIONS_MAX, "10G"),
+            ("--connections", self.connections.unwrap_or(self.sessions).0, SESSIONS_MAX, "10G"),
+            ("--subscribers-per-message", self.subscribers_per_message.0, SESSIONS_MAX, "10G"),
+        ];
+        if let Some((option, _, _, words)) = most.into_iter().find(|it| it.1 > it.2) {
+            return Err(Failure::usage(format!("{option}: at most {words}")));
         }
         Ok(Load {
             rate: self.rate.0,

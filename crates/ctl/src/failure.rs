@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use crate::local::down::DownError;
 use crate::local::plan::PlanError;
 use crate::local::request::RequestError;
+use crate::local::supervisor::SupervisorError;
 use crate::local::up::UpError;
 
 /// What the exit code of a command means; 0 is done.
@@ -74,6 +75,7 @@ impl From<UpError> for Failure {
     fn from(error: UpError) -> Failure {
         match error {
             UpError::Plan(error) => error.into(),
+            UpError::Supervisor(SupervisorError::Config { .. }) => Failure::usage(error),
             error => Failure::failed(error),
         }
     }
@@ -102,6 +104,7 @@ impl From<RequestError> for Failure {
             RequestError::NotRunning(_) | RequestError::NoAnswer => {
                 Failure::new(Exit::NoAnswer, error)
             }
+            RequestError::Unknown { .. } => Failure::new(Exit::NotFound, error),
             error => Failure::failed(error),
         }
     }

@@ -14,5 +14,5 @@ pub(crate) mod role;
 pub(crate) mod scale;
 mod sites;
 pub(crate) mod status;
-mod supervisor;
+pub(crate) mod supervisor;
 pub(crate) mod up;

@@ -5,6 +5,7 @@ mod list;
 mod shrink;
 mod steer;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 
 use self::list::{ListArgs, ShowArgs};
@@ -73,6 +74,7 @@ Exit code 0 if there is nothing to drain: safe to run before every upgrade.")]
 #[derive(Debug, Clone, Args)]
 pub(crate) struct SiteArg {
     /// Name of the storage node, or site id in hexadecimal
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) site: String,
 }
 

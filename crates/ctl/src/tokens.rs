@@ -1,5 +1,6 @@
 //! `holdfast tokens`: bearer tokens for programs.
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use holdfast_admin_api::{NewToken, TokenCreated, TokenInfo, TokenList};
 
@@ -24,7 +25,7 @@ Examples:
     /// Make a token; it is shown this once
     #[command(after_help = "\
 Examples:
-  holdfast tokens create prometheus --role viewer
+  holdfast tokens create dashboard --role viewer
   export HOLDFAST_TOKEN=$(holdfast tokens create ci --role admin --expires 1h)
 
 Only the token goes to stdout.")]
@@ -51,6 +52,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct CreateArgs {
     /// Name of the token, for people
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// What it may do
     #[arg(long, value_enum)]
@@ -66,6 +68,7 @@ pub(crate) struct CreateArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     /// Name of the token
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     #[command(flatten)]
     api: ApiArgs,

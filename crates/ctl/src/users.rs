@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand, ValueEnum};
 use holdfast_admin_api::{PutUser, Role, UserInfo, UserList};
 use serde::de::IgnoredAny;
@@ -54,6 +55,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SetArgs {
     /// Name of the user
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// What the user may do
     #[arg(long, value_enum)]
@@ -69,6 +71,7 @@ pub(crate) struct SetArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     /// Name of the user
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// Do not ask
     #[arg(long, short)]

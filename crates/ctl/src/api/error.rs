@@ -77,6 +77,7 @@ fn not_found_hint(problem: &Problem) -> Option<&'static str> {
     let nouns = [
         ("site", "`holdfast sites list` shows all"),
         ("session", "`holdfast sessions list --prefix TEXT` searches"),
+        ("gateway", "`holdfast gateways` shows all"),
         ("shard", "`holdfast shards list` shows all"),
         ("user", "`holdfast users list` shows all"),
         ("token", "`holdfast tokens list` shows all"),

@@ -8,7 +8,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::console;
 use crate::local::data_dir::DataArgs;
-use crate::local::plan::Member;
 use crate::local::process::{self, STOP_TIMEOUT};
 use crate::local::request::{self, Change, RequestError};
 use crate::local::status::Status;
@@ -43,10 +42,9 @@ pub(crate) struct StartArgs {
 /// Ends processes; they stay away until they are started, or all of the cluster is.
 pub(crate) async fn stop(args: &StopArgs) -> Result<(), RequestError> {
     let (dir, plan) = request::running(&args.data.data)?;
+    let members = request::named(&plan, &args.names)?;
     let change = Change::Stop { names: args.names.clone(), kill: args.kill };
     request::ask(&dir, change).await?;
-    let is_asked = |member: &Member| args.names.contains(&member.name);
-    let members: Vec<Member> = plan.members().into_iter().filter(is_asked).collect();
     let deadline = Instant::now() + STOP_TIMEOUT;
     loop {
         let left = process::running(&members, &dir);
@@ -70,6 +68,7 @@ pub(crate) async fn stop(args: &StopArgs) -> Result<(), RequestError> {
 /// Starts processes that were stopped or died, and waits until they are ready.
 pub(crate) async fn start(args: &StartArgs) -> Result<(), RequestError> {
     let (dir, plan) = request::running(&args.data.data)?;
+    request::named(&plan, &args.names)?;
     request::ask(&dir, Change::Start { names: args.names.clone() }).await?;
     let deadline = Instant::now() + PATIENCE;
     loop {

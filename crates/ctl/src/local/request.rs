@@ -12,7 +12,7 @@ use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
 use crate::local::data_dir::DataDir;
-use crate::local::plan::{Plan, PlanError};
+use crate::local::plan::{Member, Plan, PlanError};
 
 /// The supervisor looks for a request ten times a second, once the cluster has been ready.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -57,6 +57,8 @@ pub(crate) enum RequestError {
     File { path: PathBuf, source: io::Error },
     #[error("the supervisor does not answer: does the cluster become ready?")]
     NoAnswer,
+    #[error("no process is called {name}: there are {}", known.join(", "))]
+    Unknown { name: String, known: Vec<String> },
     #[error("{0}")]
     Refused(String),
     #[error("not yet as wanted:\n{0}")]
@@ -70,6 +72,16 @@ pub(crate) fn running(data: &Path) -> Result<(DataDir, Plan), RequestError> {
     let plan = Plan::load(&dir)?.ok_or_else(not_running)?;
     dir.supervisor_pid().ok_or_else(not_running)?;
     Ok((dir, plan))
+}
+
+/// Finds processes by their names.
+pub(crate) fn named(plan: &Plan, names: &[String]) -> Result<Vec<Member>, RequestError> {
+    let members = plan.members();
+    if let Some(name) = names.iter().find(|name| members.iter().all(|it| it.name != **name)) {
+        let known = members.into_iter().map(|member| member.name).collect();
+        return Err(RequestError::Unknown { name: name.clone(), known });
+    }
+    Ok(members.into_iter().filter(|member| names.contains(&member.name)).collect())
 }
 
 /// Asks the supervisor and waits for its answer.

@@ -22,10 +22,10 @@ pub(crate) struct ScaleArgs {
     #[command(flatten)]
     pub(crate) data: DataArgs,
     /// Number of storage nodes; one that is to go must be drained first
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", required_unless_present = "gateways", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) storage: Option<u16>,
     /// Number of gateways; those with the highest numbers go
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) gateways: Option<u16>,
 }
 

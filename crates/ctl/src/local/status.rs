@@ -186,9 +186,14 @@ impl ProcessStatus {
     }
 
     /// It should do its job and does not. The elected meta-service does not know of others that could
-    /// follow it, nor of single members of etcd; one that was drained may be stopped.
+    /// follow it, nor of single members of etcd; of sites it knows which are wanted no more.
     fn is_missed(&self) -> bool {
-        !self.ready && self.site_state.as_deref() != Some("drained")
+        let is_wanted = match (self.role, self.site_state.as_deref()) {
+            (Role::Storage, Some("drained" | "lost")) => false,
+            (Role::Storage, None) => self.alive,
+            _ => true,
+        };
+        is_wanted && !self.ready
     }
 
     /// Ready or why not, and what it is beside that.
@@ -258,12 +263,14 @@ mod tests {
     }
 
     #[test]
-    fn a_process_is_missed_unless_its_site_was_drained() {
+    fn a_process_is_missed_unless_its_site_is_wanted_no_more() {
         let drained = ProcessStatus {
             site_state: Some("drained".to_owned()),
             ..process(Role::Storage, false)
         };
-        let processes = vec![process(Role::Meta, false), drained, process(Role::Gateway, true)];
+        let forgotten = process(Role::Storage, false);
+        let processes =
+            vec![process(Role::Meta, false), drained, forgotten, process(Role::Gateway, true)];
         let status = Status { ready: true, processes, healthy: false, cluster: None };
         assert_eq!(status.missed(), ["meta: x"]);
     }

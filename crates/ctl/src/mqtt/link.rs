@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rumqttc::v5::mqttbytes::v5::{Filter, Packet, Publish, SubscribeReasonCode};
 use rumqttc::v5::mqttbytes::{QoS, valid_topic};
-use rumqttc::v5::{AsyncClient, ClientError, ConnectionError, Event, EventLoop, MqttOptions};
+use rumqttc::v5::{AsyncClient, ConnectionError, Event, EventLoop, MqttOptions};
 use tokio::time::timeout;
 
 use super::gateway::Address;
@@ -111,12 +111,12 @@ impl Link {
         retain: bool,
         payload: Bytes,
     ) -> Outcome<bool> {
-        match self.client.try_publish(topic, qos, retain, payload) {
-            Ok(()) => Ok(true),
-            Err(ClientError::TryRequest(_)) if !topic.is_empty() && valid_topic(topic) => Ok(false),
-            Err(_) => Err(Failure::usage(format!("{topic:?} is no topic"))
-                .hint("a topic is not empty and has no + and no #")),
+        if topic.is_empty() || !valid_topic(topic) {
+            return Err(Failure::usage(format!("{topic:?} is no topic"))
+                .hint("a topic is not empty and has no + and no #"));
         }
+        // What else is refused is a queue that is full.
+        Ok(self.client.try_publish(topic, qos, retain, payload).is_ok())
     }
 
     /// Subscribes, and waits until all filters are granted.

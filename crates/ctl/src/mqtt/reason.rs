@@ -7,6 +7,9 @@ use rumqttc::v5::{ConnectionError, StateError};
 
 use crate::failure::{Exit, Failure};
 
+const GATEWAYS_HINT: &str =
+    "`holdfast gateways` shows where clients connect; --mqtt HOST:PORT names one";
+
 /// `QuotaExceeded` as `quota exceeded`.
 pub(super) fn words(code: impl Debug) -> String {
     let mut words = String::new();
@@ -32,14 +35,17 @@ pub(super) fn failure(address: &str, error: &ConnectionError) -> Failure {
             Failure::failed(format!("{address} ended the connection: {}{why}", words(reason_code)))
         }
         ConnectionError::MqttState(StateError::Io(error)) | ConnectionError::Io(error) => {
-            Failure::new(Exit::NoAnswer, format!("{address}: {error}"))
-                .hint("`holdfast gateways` shows where clients connect; --mqtt HOST:PORT names one")
+            Failure::new(Exit::NoAnswer, format!("{address}: {error}")).hint(GATEWAYS_HINT)
         }
         ConnectionError::MqttState(StateError::ConnectionAborted) => {
             Failure::new(Exit::NoAnswer, format!("{address} closed the connection"))
         }
         ConnectionError::Timeout(_) => {
             Failure::new(Exit::NoAnswer, format!("{address} does not answer"))
+        }
+        ConnectionError::MqttState(StateError::Deserialization(error)) => {
+            Failure::new(Exit::NoAnswer, format!("{address} does not speak MQTT 5: {error}"))
+                .hint(GATEWAYS_HINT)
         }
         other => Failure::failed(format!("{address}: {other}")),
     }

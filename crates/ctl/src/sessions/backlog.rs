@@ -1,6 +1,7 @@
 //! `holdfast sessions backlog`: what waits for a session.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use holdfast_admin_api::{Backlog, BacklogMessage, BacklogQuery};
 
 use crate::amount::{ago, size};
@@ -16,6 +17,7 @@ const PREVIEW: usize = 60;
 #[derive(Debug, Args)]
 pub(crate) struct BacklogArgs {
     /// Client id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     client_id: String,
     #[command(flatten)]
     page: PageArgs,

@@ -1,6 +1,7 @@
 //! Ends connections and sessions.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use serde::Serialize;
 
 use crate::api::{Api, ApiArgs, Request, segment};
@@ -11,6 +12,7 @@ use crate::failure::Outcome;
 #[derive(Debug, Args)]
 pub(crate) struct KickArgs {
     /// Client id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     client_id: String,
     #[command(flatten)]
     api: ApiArgs,
@@ -20,6 +22,7 @@ pub(crate) struct KickArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
     /// Client id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     client_id: String,
     /// Do not ask
     #[arg(long, short)]

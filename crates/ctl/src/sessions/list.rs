@@ -1,6 +1,7 @@
 //! A look at sessions.
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use holdfast_admin_api::{Lag, Session, SessionPage, SessionQuery, SessionSubscription};
 
 use crate::amount::{ago, span};
@@ -37,6 +38,7 @@ pub(crate) struct ListArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ShowArgs {
     /// Client id
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     client_id: String,
     #[command(flatten)]
     api: ApiArgs,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 use holdfast_admin_api::{MoveLeader, MoveReplica, Shard, Site, Transition, TransitionList};
 use serde::de::IgnoredAny;
 use tokio::time::sleep;
@@ -20,6 +21,7 @@ pub(crate) struct MoveLeaderArgs {
     /// Number of the shard
     shard: u32,
     /// Name or id of a site with a replica of it
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     site: String,
     /// Return at once
     #[arg(long)]
@@ -34,8 +36,10 @@ pub(crate) struct MoveReplicaArgs {
     /// Number of the shard
     shard: u32,
     /// Name or id of a site with a replica of it
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     from: String,
     /// Name or id of one without
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     to: String,
     /// Return at once
     #[arg(long)]
