@@ -40,7 +40,8 @@ impl<'a> Schema<'a> {
             found.push(format!("{path}: the schema lets anything in"));
         }
         // A map of the values that Kubernetes knows more fields of than we give.
-        let partial = ["probes", "resources"].iter().any(|part| path.contains(&format!(".{part}")));
+        let partial = ["probes", "resources", "updateStrategy"];
+        let partial = partial.iter().any(|part| path.contains(&format!(".{part}")));
         let Some(table) = value.as_object() else { return };
         for (key, value) in table {
             let path = format!("{path}.{key}");
@@ -49,7 +50,9 @@ impl<'a> Schema<'a> {
                 None => found.push(format!("{path}: not in the schema")),
             }
         }
-        let unused = fields.keys().filter(|key| !table.contains_key(*key) && !partial);
+        // The condition of a dependency is the other chart's value.
+        let known = |key: &str| table.contains_key(key) || path.is_empty() && key == "enabled";
+        let unused = fields.keys().filter(|key| !known(key) && !partial);
         found.extend(unused.map(|key| format!("{path}.{key}: not in values.yaml")));
     }
 }

@@ -55,7 +55,7 @@ fn they_tell_where_to_connect_and_how_to_get_in() {
         "port-forward service/rel-holdfast-mqtt 1883:1883",
         "get secret rel-holdfast-admin -o jsonpath='{.data.password}'",
         "helm -n default test rel",
-        "kubectl -n default delete pvc,secret -l app.kubernetes.io/instance=rel",
+        "kubectl -n default delete pvc,secret,job,pod -l app.kubernetes.io/instance=rel",
         "a hook moves the data of the last ones away first",
         "There are just as many storage nodes as replicas of a shard (3)",
     ] {

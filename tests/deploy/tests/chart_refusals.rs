@@ -5,8 +5,14 @@
 use holdfast_deploy::chart::{Helm, Rendering};
 
 /// Values, and what both helms must say.
-const REFUSED: [(&str, &[&str], &[&str]); 48] = [
+const REFUSED: [(&str, &[&str], &[&str]); 50] = [
     // By the schema: helm 3 and 4 say it in words of their own.
+    (
+        "",
+        &["gateway.updateStrategy.type=OnDelete"],
+        &["gateway", "updateStrategy", "RollingUpdate"],
+    ),
+    ("", &["storage.updateStrategy.type=Recreate"], &["storage", "updateStrategy", "OnDelete"]),
     ("", &["gateway.replica=3"], &["gateway", "replica"]),
     ("", &["gatewy.replicas=3"], &["gatewy"]),
     ("", &["storage.replicas=three"], &["storage", "replicas", "integer", "string"]),

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use std::collections::HashSet;
+
 use holdfast_deploy::chart::{Helm, Rendering};
 use holdfast_deploy::manifests::{Manifests, list, name_of, selects, text};
 use serde_json::{Value, json};
@@ -313,4 +315,19 @@ fn gateways_accept_both_families_where_their_service_has_them() {
     assert_eq!(listens(&[]), "0.0.0.0:1883");
     assert_eq!(listens(&["gateway.service.ipFamilyPolicy=PreferDualStack"]), "[::]:1883");
     assert_eq!(listens(&["gateway.service.ipFamilies={IPv4,IPv6}"]), "[::]:1883");
+}
+
+#[test]
+fn no_object_is_there_twice() {
+    let shared = ["gateway", "storage", "meta"].map(|one| format!("{one}.serviceAccount.name=one"));
+    let shared = Rendering::defaults().set(&shared.each_ref().map(String::as_str));
+    let shared = ("a ServiceAccount for three".to_owned(), Manifests::parse(&shared.text()));
+    for (name, manifests) in renderings().into_iter().chain([shared]) {
+        let mut seen = HashSet::new();
+        for object in manifests.all() {
+            let (kind, namespace) = (text(&object["kind"]), &object["metadata"]["namespace"]);
+            let is_new = seen.insert((kind, namespace.to_string(), name_of(object)));
+            assert!(is_new, "{name}: {kind} {}", name_of(object));
+        }
+    }
 }
