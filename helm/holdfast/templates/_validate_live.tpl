@@ -18,7 +18,7 @@ storage.replicas: fewer storage nodes need the admin API to be drained first, an
 {{- $labels := dig "metadata" "labels" dict $live -}}
 {{- if and (eq (get $labels "app.kubernetes.io/instance") $root.Release.Name) (eq (get $labels "app.kubernetes.io/component") "storage") (regexMatch (printf "^%s-[0-9]" (regexQuoteMeta $root.Chart.Name)) (get $labels "helm.sh/chart")) -}}
 {{- if and (not (has $live.metadata.name $names)) (gt (int (dig "spec" "replicas" 1 $live)) 0) -}}
-{{- if not (hasPrefix (printf "%s-storage" $fullname) $live.metadata.name) }}
+{{- if not (hasPrefix (printf "%s-" $fullname) $live.metadata.name) }}
 fullnameOverride, nameOverride: the running release has other names ({{ $live.metadata.name }}), and its storage nodes would be removed: keep them, or install another release.
 {{- else -}}
 {{- with get $labels "holdfast.io/zone" }}
