@@ -85,6 +85,9 @@ fn readiness(site: &Site, stalled: bool, leaderless: bool) -> Option<&'static st
     if stalled {
         return Some("the disk does not answer");
     }
+    if site.refused.load(Ordering::Acquire) {
+        return Some("meta-service refuses this site, its log says why");
+    }
     let topology = site.topology();
     if topology.placement.is_empty() {
         return Some("no shards placed yet");

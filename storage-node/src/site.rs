@@ -69,6 +69,8 @@ pub(crate) struct Site {
     /// Bytes that this site's data takes, as last measured.
     pub(crate) used_bytes: AtomicU64,
     leaving: AtomicBool,
+    /// meta-service does not take this site for a member.
+    pub(crate) refused: AtomicBool,
     /// The newest topology offered was older than one seen before.
     pub(crate) set_back: AtomicBool,
     /// Replicas with data on this disk.
@@ -131,6 +133,7 @@ impl Site {
             fetching: Arc::default(),
             used_bytes: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             set_back: AtomicBool::new(false),
             erasable: Mutex::new(erasable),
             retention: KnownRetention::default(),

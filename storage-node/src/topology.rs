@@ -160,6 +160,8 @@ pub(crate) async fn run(site: Arc<Site>) {
     let identity = Identity { site: site.site_id, cluster_id: site.cluster_id.clone() };
     let introduction = introduction(&site.config, &identity);
     let mut addresses = MetaAddresses::new(site.config.meta.clone());
+    // The same is said once.
+    let mut said = None;
     loop {
         let ended = tokio::select! {
             () = site.shutdown.wait() => return,
@@ -167,13 +169,21 @@ pub(crate) async fn run(site: Arc<Site>) {
         };
         let at_once = match ended {
             TopologyError::Refused(reason) => {
-                tracing::error!(reason, "meta-service refuses this site; it serves on as it is");
+                if said.as_ref() != Some(&reason) {
+                    tracing::error!(
+                        reason,
+                        "meta-service refuses this site; it serves on as it is"
+                    );
+                }
+                said = Some(reason);
+                site.refused.store(true, Ordering::Release);
                 addresses.failed();
                 false
             }
             TopologyError::Unreachable { address, status } => {
                 let at_once = addresses.refused(&status);
                 if !at_once {
+                    said = None;
                     let reason = status.message();
                     tracing::warn!(address, reason, "no stream to meta-service");
                 }
@@ -258,6 +268,7 @@ async fn follow(site: &Arc<Site>, address: &str, introduction: &SiteReport) -> T
 }
 
 async fn take(site: &Arc<Site>, update: SiteUpdate) {
+    site.refused.store(false, Ordering::Release);
     site.retention.take(update.retention);
     if let Some(topology) = update.topology {
         site.take_topology(topology).await;

@@ -42,7 +42,10 @@ pub enum Refusal {
         ours: String,
     },
     /// It says that it is a member, and is not.
-    #[error("site {site} says that it belongs to this cluster, which does not know it")]
+    #[error(
+        "site {site} says that it belongs to this cluster, which does not know it: \
+         if it was forgotten, an empty data directory makes it a new site"
+    )]
     UnknownSite {
         /// The site.
         site: SiteId,

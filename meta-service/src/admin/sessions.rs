@@ -20,6 +20,9 @@ use crate::sessions::{Listed, Wanted};
 /// Expiry interval of sessions that never end.
 const FOR_EVER: u32 = u32::MAX;
 
+/// Rows that are looked at for a page of which a filter may leave out most.
+const FILTERED_ROWS: usize = 200;
+
 /// The client of a path. There is one tenant only.
 pub(crate) fn client(client_id: String) -> ClientKey {
     ClientKey { namespace: 0, client_id }
@@ -27,8 +30,7 @@ pub(crate) fn client(client_id: String) -> ClientKey {
 
 pub(crate) fn unknown(client: &ClientKey) -> Refused {
     let id = &client.client_id;
-    let detail =
-        format!("there is no session {id:?}: check the client id, percent-encoded in the path");
+    let detail = format!("there is no session of a client {id:?}");
     Refused::new(Kind::UnknownSession, detail)
 }
 
@@ -67,13 +69,15 @@ pub(super) async fn list(
     Lead(leading): Lead,
     Asked(query): Asked<SessionQuery>,
 ) -> Result<Json<SessionPage>, Refused> {
+    let limit = limit(query.limit)?;
+    let is_filtered = query.connected.is_some() || query.lag_min.is_some();
     let wanted = Wanted {
         after: cursor::read(query.after.as_deref())?,
         prefix: prefix(query.prefix)?,
-        limit: limit(query.limit)?,
+        limit: if is_filtered { limit.max(FILTERED_ROWS) } else { limit },
     };
     let Listed { sessions: mut found, more } = leading.sessions.list(wanted).await?;
-    let next = found.last().filter(|_| more).map(|(client, _)| cursor::write(client));
+    let mut next = found.last().filter(|_| more).map(|(client, _)| cursor::write(client));
     found.retain(|(_, row)| query.connected.is_none_or(|is| is == row.owner.is_some()));
     let shards = leading.controller.shards;
     let mut sessions: Vec<Session> =
@@ -90,6 +94,10 @@ pub(super) async fn list(
         // Whoever's lag is not known may have as much.
         let has = |lag: &Lag| lag.messages >= least;
         sessions.retain(|session| session.lag.as_ref().is_none_or(has));
+    }
+    if sessions.len() > limit {
+        sessions.truncate(limit);
+        next = sessions.last().map(|last| cursor::write(&client(last.client_id.clone())));
     }
     Ok(Json(SessionPage { sessions, next }))
 }
