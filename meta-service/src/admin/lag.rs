@@ -66,8 +66,18 @@ async fn rows_of(
     Ok(reply.sessions.into_iter().map(|found| found.row).collect())
 }
 
-/// The rows of many sessions in their home shards; nothing where the shard does not answer, or has none.
-pub(crate) async fn rows(asking: &Asking<'_>, clients: &[ClientKey]) -> Vec<Option<SessionRow>> {
+/// What a home shard says of a session.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum AtHome {
+    /// The shard does not answer now.
+    Unknown,
+    /// It has ended; the registry is told a moment later.
+    Gone,
+    Row(SessionRow),
+}
+
+/// Many sessions in their home shards.
+pub(crate) async fn rows(asking: &Asking<'_>, clients: &[ClientKey]) -> Vec<AtHome> {
     let mut by_shard: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
     for (at, client) in clients.iter().enumerate() {
         by_shard.entry(home(client, asking.shards())).or_default().push(at);
@@ -79,11 +89,11 @@ pub(crate) async fn rows(asking: &Asking<'_>, clients: &[ClientKey]) -> Vec<Opti
             (at, rows_of(asking, shard, asked).await.unwrap_or_default())
         })
         .collect();
-    let mut rows = vec![None; clients.len()];
+    let mut rows = vec![AtHome::Unknown; clients.len()];
     let mut answers = stream::iter(calls).buffer_unordered(AT_ONCE);
     while let Some((at, found)) = answers.next().await {
         for (at, row) in at.into_iter().zip(found) {
-            rows[at] = row;
+            rows[at] = row.map_or(AtHome::Gone, AtHome::Row);
         }
     }
     rows

@@ -12,7 +12,8 @@ use super::{
     asking::Asking,
     cluster, cursor,
     extract::{Asked, Lead, Named, limit, prefix},
-    lag, messages,
+    lag::{self, AtHome},
+    messages,
     problem::{Kind, Refused},
 };
 use crate::sessions::{Listed, Wanted};
@@ -86,9 +87,12 @@ pub(super) async fn list(
         let view = cluster::view(&leading).await?;
         let asking = Asking::new(&view, &api.peers);
         let clients: Vec<ClientKey> = found.into_iter().map(|(client, _)| client).collect();
-        for (session, lag) in sessions.iter_mut().zip(lags(&asking, &clients).await) {
+        let rows = lag::rows(&asking, &clients).await;
+        for (session, lag) in sessions.iter_mut().zip(lags(&asking, &clients, &rows).await) {
             session.lag = lag;
         }
+        let mut rows = rows.iter();
+        sessions.retain(|_| rows.next() != Some(&AtHome::Gone));
     }
     if let Some(least) = query.lag_min {
         // Whoever's lag is not known may have as much.
@@ -103,15 +107,22 @@ pub(super) async fn list(
 }
 
 /// Lags of sessions, by the rows of their home shards.
-async fn lags(asking: &Asking<'_>, clients: &[ClientKey]) -> Vec<Option<Lag>> {
-    let rows = lag::rows(asking, clients).await;
+async fn lags(asking: &Asking<'_>, clients: &[ClientKey], rows: &[AtHome]) -> Vec<Option<Lag>> {
     let known: Vec<(&ClientKey, &SessionRow)> = clients
         .iter()
-        .zip(&rows)
-        .filter_map(|(client, row)| Some((client, row.as_ref()?)))
+        .zip(rows)
+        .filter_map(|(client, at_home)| match at_home {
+            AtHome::Row(row) => Some((client, row)),
+            AtHome::Unknown | AtHome::Gone => None,
+        })
         .collect();
     let mut counted = lag::count(asking, &known).await.into_iter();
-    rows.iter().map(|row| row.as_ref().and_then(|_| counted.next().flatten())).collect()
+    rows.iter()
+        .map(|at_home| match at_home {
+            AtHome::Row(_) => counted.next().flatten(),
+            AtHome::Unknown | AtHome::Gone => None,
+        })
+        .collect()
 }
 
 /// One session as its home shard knows it, with lag and subscriptions.

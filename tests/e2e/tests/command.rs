@@ -129,6 +129,7 @@ async fn an_operator_looks_at_a_cluster_and_steers_it() {
     refused(&cluster, &["sites", "forget", "storage-1"], FAILED, "is up").await;
     refused(&cluster, &["sites", "replace", "storage-1"], FAILED, "is up").await;
     refused(&cluster, &["shards", "show", "99"], NOT_FOUND, "99").await;
+    refused(&cluster, &["stop", "nobody"], NOT_FOUND, "there are").await;
     refused(&cluster, &["shards", "show", "x"], USAGE, "invalid value").await;
     refused(&cluster, &["shards", "move-leader", "3", "nowhere"], NOT_FOUND, "nowhere").await;
     refused(&cluster, &["storage", "verify", "--shard", "99"], NOT_FOUND, "99").await;
@@ -156,7 +157,7 @@ async fn sessions_and_clients_are_shown_kicked_and_deleted() {
     away.disconnect().await;
     let mut here = Client::connect(&address, &Connect::durable(Version::V5, "here")).await;
     assert_eq!(here.subscribe(&[("u/+", 0)]).await, [0]);
-    let published = json(&cluster, &["publish", "t/1", "-m", "message {n}", "--count", "3"]).await;
+    let published = json(&cluster, &["publish", "t/1", "-m", "message {i}", "--count", "3"]).await;
     assert_eq!(published["acknowledged"], 3);
 
     let clients = shown(&cluster, &["clients", "--prefix", "here"]).await;
@@ -216,6 +217,9 @@ async fn who_asks_must_be_known_and_may_not_do_more_than_the_role() {
     };
     let seen = elsewhere(&["status", "--token", &token]);
     assert!(seen.status.success() && text(&seen.stdout).contains("healthy"), "{seen:?}");
+    let early = ["--api", &api, "--token", &token, "--data", "/nowhere", "sites", "--json", "list"];
+    let listed: Value = serde_json::from_slice(&alone(&early).stdout).unwrap();
+    assert_eq!(listed["sites"].as_array().unwrap().len(), 1, "options may stand first");
     assert_refused(&elsewhere(&["status"]), CREDENTIALS, "credentials");
     assert_refused(&elsewhere(&["status", "--token", "hfa_wrong"]), CREDENTIALS, "credentials");
     let roll = elsewhere(&["storage", "roll", "--shard", "0", "--token", &token]);

@@ -61,7 +61,7 @@ pub(crate) async fn stop(args: &StopArgs) -> Result<(), RequestError> {
         sleep(POLL_INTERVAL).await;
     }
     let (names, done) = (args.names.join(" "), if args.kill { "killed" } else { "stopped" });
-    console::line(format!("{done}: {names}; `holdfast start {names}` brings them back"));
+    console::line(format!("{done}: {names}; to start again: `holdfast start {names}`"));
     Ok(())
 }
 

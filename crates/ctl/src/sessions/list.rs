@@ -79,7 +79,7 @@ fn ends(session: &Session) -> String {
         (Some(at), _) => ago(at),
         (None, None) => "never".to_owned(),
         (None, Some(0)) => "with its connection".to_owned(),
-        (None, Some(after)) => format!("{} after it left", span(u64::from(after))),
+        (None, Some(after)) => format!("{} after it leaves", span(u64::from(after))),
     }
 }
 

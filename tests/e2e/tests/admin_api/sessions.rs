@@ -67,7 +67,11 @@ async fn lag_and_backlog(cluster: &Cluster, rest: &Rest) {
     }
     assert_eq!(paged, numbers(0..7));
 
-    // Whoever has sessions with a lag finds this one.
+    // Whoever has sessions with a lag finds this one, on the first page, whoever else comes before it.
+    leave_behind(cluster, "a", &[("nothing", 1)]).await;
+    let first = rest.get("/sessions?lag_min=7&limit=1").await.ok();
+    assert_eq!(first["sessions"][0]["client_id"], ODD, "{first}");
+    rest.delete("/sessions/a").await;
     let behind = rest.get("/sessions?lag_min=7").await.ok();
     let behind = behind["sessions"].as_array().unwrap();
     assert_eq!(behind.len(), 1, "{behind:?}");
