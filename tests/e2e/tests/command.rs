@@ -203,6 +203,8 @@ async fn sessions_and_clients_are_shown_kicked_and_deleted() {
 #[tokio::test]
 async fn who_asks_must_be_known_and_may_not_do_more_than_the_role() {
     let cluster = small().await;
+    // A process that has just become ready may lose a leader once more.
+    eventually("healthy", || async { cluster.try_holdfast(&["status"]).await.is_ok() }).await;
     let status = json(&cluster, &["status"]).await;
     let api = format!("http://{}", status["processes"][0]["admin"].as_str().unwrap());
     let token =
