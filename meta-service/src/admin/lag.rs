@@ -73,7 +73,7 @@ pub(crate) enum AtHome {
     Unknown,
     /// It has ended; the registry is told a moment later.
     Gone,
-    Row(SessionRow),
+    Row(Box<SessionRow>),
 }
 
 /// Many sessions in their home shards.
@@ -93,7 +93,7 @@ pub(crate) async fn rows(asking: &Asking<'_>, clients: &[ClientKey]) -> Vec<AtHo
     let mut answers = stream::iter(calls).buffer_unordered(AT_ONCE);
     while let Some((at, found)) = answers.next().await {
         for (at, row) in at.into_iter().zip(found) {
-            rows[at] = row.map_or(AtHome::Gone, AtHome::Row);
+            rows[at] = row.map_or(AtHome::Gone, |row| AtHome::Row(Box::new(row)));
         }
     }
     rows

@@ -112,7 +112,7 @@ async fn lags(asking: &Asking<'_>, clients: &[ClientKey], rows: &[AtHome]) -> Ve
         .iter()
         .zip(rows)
         .filter_map(|(client, at_home)| match at_home {
-            AtHome::Row(row) => Some((client, row)),
+            AtHome::Row(row) => Some((client, &**row)),
             AtHome::Unknown | AtHome::Gone => None,
         })
         .collect();
