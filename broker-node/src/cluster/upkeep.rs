@@ -229,25 +229,49 @@ impl Shared {
     }
 
     fn served(&self) -> Served {
-        let is_served = |shard: &ShardId| {
-            let leader = self.leaders.lock().get(*shard);
-            leader.is_some_and(|site| self.links.is_up(site))
-        };
-        match self.all_shards().find(|shard| !is_served(shard)) {
-            None => Served::All,
-            Some(shard) if self.all_shards().any(|shard| is_served(&shard)) => {
-                Served::AllBut(shard)
-            }
-            Some(_) => Served::None,
-        }
+        Served::of(self.all_shards().map(|shard| {
+            let leader = self.leaders.lock().get(shard);
+            (shard, leader.is_some_and(|site| self.links.is_up(site)))
+        }))
     }
 }
 
 /// Shards whose leaders this gateway reaches.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Served {
     All,
     /// This one, and maybe others, are lacking.
     AllBut(ShardId),
     None,
+}
+
+impl Served {
+    fn of(shards: impl Iterator<Item = (ShardId, bool)>) -> Served {
+        let (mut lacking, mut reached) = (None, false);
+        for (shard, is_reached) in shards {
+            reached |= is_reached;
+            if !is_reached {
+                lacking = lacking.or(Some(shard));
+            }
+        }
+        match lacking {
+            None => Served::All,
+            Some(shard) if reached => Served::AllBut(shard),
+            Some(_) => Served::None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_gateway_that_reaches_some_leader_takes_clients() {
+        let of = |reached: [bool; 3]| Served::of((0..).map(ShardId).zip(reached));
+        assert_eq!(of([true; 3]), Served::All);
+        assert_eq!(of([true, false, false]), Served::AllBut(ShardId(1)));
+        assert_eq!(of([false, false, true]), Served::AllBut(ShardId(0)));
+        assert_eq!(of([false; 3]), Served::None);
+    }
 }

@@ -207,7 +207,20 @@ fn has_caught_up(metrics: &RaftMetrics<u64, Member>, id: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use holdfast_proto::meta::{ReplicaInfo, ShardPin};
+
     use super::*;
+
+    #[test]
+    fn only_a_pinned_leader_that_is_preferred_is_asked_for() {
+        let placed = |leader: Option<u64>| ShardInfo {
+            replicas: vec![ReplicaInfo { replica_id: 1, site_id: 7 }],
+            pin: leader.map(|leader| ShardPin { leader, sites: Vec::new() }),
+            ..ShardInfo::default()
+        };
+        assert!(is_asked(&placed(Some(7))));
+        assert!(![None, Some(0), Some(8)].map(|leader| is_asked(&placed(leader))).contains(&true));
+    }
 
     fn group(own: u64, voters: &[u64], learners: &[u64]) -> Group {
         let voters: BTreeSet<u64> = voters.iter().copied().collect();
